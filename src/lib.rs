@@ -1,0 +1,1 @@
+//! Lathe: a testbed for LLM inference research.

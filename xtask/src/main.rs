@@ -1,0 +1,2 @@
+//! Set-up and test tasks.
+fn main() {}
