@@ -1,0 +1,279 @@
+//! The CPU as a device: aligned or mapped memory, and a pool of threads.
+
+use std::{
+    alloc::{self, Layout},
+    fmt,
+    ops::Range,
+    ptr::NonNull,
+    slice,
+    sync::Arc,
+};
+
+use super::{Device, Element, HostBytes, Pool, View, ViewMut};
+use crate::error::{Error, Result};
+
+/// The vector instructions that kernels may use, found at run time.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Simd {
+    /// What every CPU of the target has.
+    Portable,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW, VL and DQ.
+    Avx512,
+    /// AVX-512 with `vdpbf16ps`.
+    Avx512Bf16,
+}
+
+impl Simd {
+    /// The best that this machine has.
+    pub fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c");
+            let avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512dq");
+            match (avx2, avx512, is_x86_feature_detected!("avx512bf16")) {
+                (true, true, true) => Self::Avx512Bf16,
+                (true, true, false) => Self::Avx512,
+                (true, false, _) => Self::Avx2,
+                _ => Self::Portable,
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        Self::Portable
+    }
+}
+
+impl fmt::Display for Simd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2+fma",
+            Self::Avx512 => "avx512",
+            Self::Avx512Bf16 => "avx512+bf16",
+        })
+    }
+}
+
+/// The CPU. Work runs at once, on the caller's thread and those of a pool.
+#[derive(Clone, Debug)]
+pub struct Cpu {
+    pool: Arc<Pool>,
+    simd: Simd,
+}
+
+impl Cpu {
+    /// `threads`, or as many as the machine has.
+    pub fn new(threads: Option<usize>) -> Self {
+        let all = || std::thread::available_parallelism().map_or(1, Into::into);
+        Self { pool: Arc::new(Pool::new(threads.unwrap_or_else(all).max(1))), simd: Simd::detect() }
+    }
+
+    /// The same device restricted to `simd`, to compare or test the fallbacks.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if this machine lacks it.
+    pub fn with_simd(&self, simd: Simd) -> Result<Self> {
+        if simd > Simd::detect() {
+            return Err(Error::config("simd", simd, format!("at most {}", Simd::detect())));
+        }
+        Ok(Self { simd, ..self.clone() })
+    }
+
+    /// The threads.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// The instructions that kernels may use.
+    pub fn simd(&self) -> Simd {
+        self.simd
+    }
+}
+
+/// Memory of the CPU.
+pub enum CpuBuffer {
+    /// Allocated here, 64-byte aligned (large ones on huge pages where the system offers them).
+    Owned(Aligned),
+    /// Part of a mapped file or of the binary; never written.
+    Shared(HostBytes, Range<usize>),
+}
+
+/// An owned, zeroed allocation.
+pub struct Aligned {
+    ptr: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: `Aligned` owns its memory, as a `Vec<u8>` does.
+unsafe impl Send for Aligned {}
+// SAFETY: as above; writing asks for `&mut`.
+unsafe impl Sync for Aligned {}
+
+impl Aligned {
+    fn zeroed(bytes: usize) -> Result<Self> {
+        let huge = bytes >= 4 << 20;
+        let align = if huge { 2 << 20 } else { 64 };
+        let out_of_memory =
+            || Error::Device { device: "cpu".into(), what: format!("no memory for {bytes} bytes") };
+        let layout = Layout::from_size_align(bytes.max(1), align).map_err(|_| out_of_memory())?;
+        // SAFETY: the layout's size is not zero.
+        let ptr = NonNull::new(unsafe { alloc::alloc_zeroed(layout) }).ok_or_else(out_of_memory)?;
+        #[cfg(target_os = "linux")]
+        if huge {
+            // SAFETY: advice about memory that we own; a refusal changes nothing.
+            unsafe { libc::madvise(ptr.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE) };
+        }
+        Ok(Self { ptr, layout })
+    }
+}
+
+impl Drop for Aligned {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `zeroed` with this layout.
+        unsafe { alloc::dealloc(self.ptr.as_ptr(), self.layout) };
+    }
+}
+
+impl CpuBuffer {
+    /// All of it.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            // SAFETY: the allocation is `layout.size()` initialised bytes.
+            Self::Owned(a) => unsafe { slice::from_raw_parts(a.ptr.as_ptr(), a.layout.size()) },
+            Self::Shared(bytes, range) => &(**bytes).as_ref()[range.clone()],
+        }
+    }
+
+    /// All of it, to write. Panics on shared memory: weights are not written.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            // SAFETY: as in `bytes`; `&mut self` makes it exclusive.
+            Self::Owned(a) => unsafe { slice::from_raw_parts_mut(a.ptr.as_ptr(), a.layout.size()) },
+            Self::Shared(..) => panic!("write to shared read-only memory"),
+        }
+    }
+}
+
+impl fmt::Debug for CpuBuffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CpuBuffer({} bytes)", self.bytes().len())
+    }
+}
+
+impl Device for Cpu {
+    type Buffer = CpuBuffer;
+
+    fn describe(&self) -> String {
+        format!("cpu ({} threads, {})", self.pool.threads(), self.simd)
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<CpuBuffer> {
+        Ok(CpuBuffer::Owned(Aligned::zeroed(bytes)?))
+    }
+
+    fn adopt(&self, bytes: &HostBytes, range: Range<usize>) -> Result<CpuBuffer> {
+        let part = &(**bytes).as_ref()[range.clone()];
+        if part.as_ptr().align_offset(4) == 0 {
+            return Ok(CpuBuffer::Shared(Arc::clone(bytes), range));
+        }
+        // A shard whose header ends at an odd address: rare enough to copy.
+        let mut copy = self.alloc(part.len())?;
+        self.write(&mut copy, 0, part)?;
+        Ok(copy)
+    }
+
+    fn write(&self, dst: &mut CpuBuffer, offset: usize, src: &[u8]) -> Result<()> {
+        dst.bytes_mut()[offset..offset + src.len()].copy_from_slice(src);
+        Ok(())
+    }
+
+    fn read(&self, src: &CpuBuffer, offset: usize, dst: &mut [u8]) -> Result<()> {
+        dst.copy_from_slice(&src.bytes()[offset..offset + dst.len()]);
+        Ok(())
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn free_memory(&self) -> usize {
+        let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
+        let kib = line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<usize>().ok());
+        kib.map_or(4 << 30, |kib| kib * 1024)
+    }
+}
+
+impl<'a> View<'a, Cpu> {
+    /// The elements from the first row's first to the last row's last, gaps between rows included.
+    /// Panics if `T` is not the dtype.
+    pub fn slice<T: Element>(&self) -> &'a [T] {
+        assert_eq!(T::DTYPE, self.dtype());
+        let all: &[T] = bytemuck::cast_slice(trim(self.buffer().bytes(), size_of::<T>()));
+        &all[self.offset()..self.offset() + span(self.shape(), self.stride())]
+    }
+
+    /// Row `i` of the outermost extent. Panics if `T` is not the dtype or `i` out of range.
+    pub fn row<T: Element>(&self, i: usize) -> &'a [T] {
+        let row = self.elements() / self.shape()[0];
+        &self.slice()[i * self.stride()..i * self.stride() + row]
+    }
+}
+
+impl ViewMut<'_, Cpu> {
+    /// As [`View::slice`], to write.
+    pub fn slice_mut<T: Element>(&mut self) -> &mut [T] {
+        assert_eq!(T::DTYPE, self.dtype());
+        let (offset, len) = (self.offset(), span(self.shape(), self.stride()));
+        let bytes = self.buffer_mut().bytes_mut();
+        let whole = bytes.len() / size_of::<T>() * size_of::<T>();
+        &mut bytemuck::cast_slice_mut::<u8, T>(&mut bytes[..whole])[offset..offset + len]
+    }
+}
+
+fn trim(bytes: &[u8], size: usize) -> &[u8] {
+    &bytes[..bytes.len() / size * size]
+}
+
+/// Elements from the first of the first row to the last of the last.
+fn span(shape: &[usize], stride: usize) -> usize {
+    match shape {
+        [] => 1,
+        [0, ..] => 0,
+        [rows, inner @ ..] => (rows - 1) * stride + inner.iter().product::<usize>(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{DType, Tensor};
+
+    #[test]
+    fn views_slice_rows_and_columns() {
+        let dev = Cpu::new(Some(1));
+        let data: Vec<i32> = (0..24).collect();
+        let t = Tensor::from_slice(&dev, &data, &[3, 4, 2]).unwrap();
+        let k = t.view().columns(1..3);
+        assert_eq!(k.shape(), [3, 2, 2]);
+        assert_eq!(k.to_vec::<i32>(&dev).unwrap(), [2, 3, 4, 5, 10, 11, 12, 13, 18, 19, 20, 21]);
+        assert_eq!(k.rows(1..2).reshape(&[1, 4]).row::<i32>(0), [10, 11, 12, 13]);
+        assert_eq!(k.row::<i32>(2), [18, 19, 20, 21]);
+    }
+
+    #[test]
+    fn adopted_memory_is_not_copied_and_zeros_are_zero() {
+        let dev = Cpu::new(Some(1));
+        let host: HostBytes = Arc::new(bytemuck::cast_slice::<f32, u8>(&[1.0, 2.0, 3.0]).to_vec());
+        let t = Tensor::<Cpu>::from_buffer(dev.adopt(&host, 4..12).unwrap(), DType::F32, &[2]);
+        assert_eq!(t.view().slice::<f32>(), [2.0, 3.0]);
+        let big = Tensor::zeros(&dev, DType::Bf16, &[3, 1 << 20]).unwrap();
+        assert!(big.to_vec::<half::bf16>(&dev).unwrap().iter().all(|v| v.to_bits() == 0));
+    }
+}
