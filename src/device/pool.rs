@@ -199,7 +199,9 @@ mod tests {
         for tasks in [0, 1, 2, 3, 7, 100, 1000] {
             for _ in 0..200 {
                 let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
-                pool.run(tasks, &|i| drop(counts[i].fetch_add(1, Relaxed)));
+                pool.run(tasks, &|i| {
+                    counts[i].fetch_add(1, Relaxed);
+                });
                 assert!(counts.iter().all(|c| c.load(Relaxed) == 1));
             }
         }
@@ -213,7 +215,11 @@ mod tests {
             for _ in 0..3 {
                 s.spawn(|| {
                     for _ in 0..100 {
-                        pool.run(8, &|_| pool.run(5, &|i| drop(sum.fetch_add(i, Relaxed))));
+                        pool.run(8, &|_| {
+                            pool.run(5, &|i| {
+                                sum.fetch_add(i, Relaxed);
+                            })
+                        });
                     }
                 });
             }
@@ -228,7 +234,9 @@ mod tests {
             thread::sleep(std::time::Duration::from_millis(5));
             // The second task runs only after the first began: both threads must take part.
             let met = std::sync::Barrier::new(2);
-            pool.run(2, &|_| drop(met.wait()));
+            pool.run(2, &|_| {
+                met.wait();
+            });
         }
     }
 

@@ -1,0 +1,70 @@
+//! Sampling: top-k, top-p and the draw.
+
+use super::{Op, argument, size, want_dtype, want_shape};
+use crate::{
+    device::{DType, Device, View, ViewMut},
+    error::Result,
+};
+
+/// One token a row from processed logits: softmax, top-k, top-p, draw. Ties and boundaries as Hugging Face's
+/// warpers. A row with a NaN or without a finite logit gives -1. Oracle: `reference/src/sampling.rs`.
+///
+/// The random numbers are Philox-4x32-10 keyed by (seed, position), so a row's token does not depend on its batch.
+pub struct Sample;
+
+/// Arguments of [`Sample`].
+pub struct SampleArgs<'a, D: Device> {
+    /// `[rows, vocab]` f32, processed: divided by the temperature, masked by min-p; contiguous.
+    pub logits: View<'a, D>,
+    /// `[rows]` f32: 1 is off.
+    pub top_p: View<'a, D>,
+    /// `[rows, 5]` i32: greedy (0 or 1), top_k (0 is off), seed (low half, high half), position of the new token.
+    pub params: View<'a, D>,
+    /// What the rows ask for together, known to the host.
+    pub spec: SampleSpec,
+    /// `[rows]` i32: the token, or -1.
+    pub out: ViewMut<'a, D>,
+}
+
+/// What a kernel of [`Sample`] may depend on or refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct SampleSpec {
+    /// Some row is not greedy.
+    pub random: bool,
+    /// Some row has a top-k or top-p.
+    pub truncated: bool,
+}
+
+impl Op for Sample {
+    const NAME: &'static str = "sample";
+    type Args<'a, D: Device> = SampleArgs<'a, D>;
+    type Spec = SampleSpec;
+
+    fn spec<D: Device>(a: &SampleArgs<'_, D>) -> SampleSpec {
+        a.spec
+    }
+
+    fn check<D: Device>(a: &SampleArgs<'_, D>) -> Result<()> {
+        let op = Self::NAME;
+        let &[rows, _] = a.logits.shape() else {
+            return argument(op, false, "rank of logits", || {
+                (format!("{:?}", a.logits.shape()), "[rows, vocab]".into())
+            });
+        };
+        want_dtype(op, "logits", a.logits.dtype(), DType::F32)?;
+        want_dtype(op, "top_p", a.top_p.dtype(), DType::F32)?;
+        want_shape(op, "top_p", a.top_p.shape(), &[rows])?;
+        want_dtype(op, "params", a.params.dtype(), DType::I32)?;
+        want_shape(op, "params", a.params.shape(), &[rows, 5])?;
+        want_dtype(op, "out", a.out.dtype(), DType::I32)?;
+        want_shape(op, "out", a.out.shape(), &[rows])
+    }
+
+    fn bytes<D: Device>(a: &SampleArgs<'_, D>) -> u64 {
+        size(&a.logits) + size(&a.top_p) + size(&a.params) + size(&a.out.as_view())
+    }
+
+    fn flops<D: Device>(a: &SampleArgs<'_, D>) -> u64 {
+        3 * a.logits.elements() as u64
+    }
+}
