@@ -1,13 +1,9 @@
 //! The CPU as a device: aligned or mapped memory, and a pool of threads.
 
-use std::{
-    alloc::{self, Layout},
-    fmt,
-    ops::Range,
-    ptr::NonNull,
-    slice,
-    sync::Arc,
-};
+use std::{fmt, ops::Range, sync::Arc};
+
+use bytemuck::Zeroable;
+use memmap2::MmapMut;
 
 use super::{Device, Element, HostBytes, Pool, View, ViewMut};
 use crate::error::{Error, Result};
@@ -98,54 +94,28 @@ impl Cpu {
 
 /// Memory of the CPU.
 pub enum CpuBuffer {
-    /// Allocated here, 64-byte aligned (large ones on huge pages where the system offers them).
-    Owned(Aligned),
+    /// Allocated here, 64-byte aligned.
+    Small(Vec<Line>),
+    /// Allocated here, a page mapping of its own: zero until touched, on huge pages where the system has them.
+    Large(MmapMut),
     /// Part of a mapped file or of the binary; never written.
     Shared(HostBytes, Range<usize>),
 }
 
-/// An owned, zeroed allocation.
-pub struct Aligned {
-    ptr: NonNull<u8>,
-    layout: Layout,
-}
+/// A cache line.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+pub struct Line([u8; 64]);
 
-// SAFETY: `Aligned` owns its memory, as a `Vec<u8>` does.
-unsafe impl Send for Aligned {}
-// SAFETY: as above; writing asks for `&mut`.
-unsafe impl Sync for Aligned {}
-
-impl Aligned {
-    fn zeroed(bytes: usize) -> Result<Self> {
-        let huge = bytes >= 4 << 20;
-        let align = if huge { 2 << 20 } else { 64 };
-        let out_of_memory =
-            || Error::Device { device: "cpu".into(), what: format!("no memory for {bytes} bytes") };
-        let layout = Layout::from_size_align(bytes.max(1), align).map_err(|_| out_of_memory())?;
-        // SAFETY: the layout's size is not zero.
-        let ptr = NonNull::new(unsafe { alloc::alloc_zeroed(layout) }).ok_or_else(out_of_memory)?;
-        #[cfg(target_os = "linux")]
-        if huge {
-            // SAFETY: advice about memory that we own; a refusal changes nothing.
-            unsafe { libc::madvise(ptr.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE) };
-        }
-        Ok(Self { ptr, layout })
-    }
-}
-
-impl Drop for Aligned {
-    fn drop(&mut self) {
-        // SAFETY: allocated in `zeroed` with this layout.
-        unsafe { alloc::dealloc(self.ptr.as_ptr(), self.layout) };
-    }
-}
+/// From this size on an allocation is a mapping of its own.
+const LARGE: usize = 4 << 20;
 
 impl CpuBuffer {
     /// All of it.
     pub fn bytes(&self) -> &[u8] {
         match self {
-            // SAFETY: the allocation is `layout.size()` initialised bytes.
-            Self::Owned(a) => unsafe { slice::from_raw_parts(a.ptr.as_ptr(), a.layout.size()) },
+            Self::Small(lines) => bytemuck::cast_slice(lines),
+            Self::Large(map) => map,
             Self::Shared(bytes, range) => &(**bytes).as_ref()[range.clone()],
         }
     }
@@ -153,8 +123,8 @@ impl CpuBuffer {
     /// All of it, to write. Panics on shared memory: weights are not written.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         match self {
-            // SAFETY: as in `bytes`; `&mut self` makes it exclusive.
-            Self::Owned(a) => unsafe { slice::from_raw_parts_mut(a.ptr.as_ptr(), a.layout.size()) },
+            Self::Small(lines) => bytemuck::cast_slice_mut(lines),
+            Self::Large(map) => map,
             Self::Shared(..) => panic!("write to shared read-only memory"),
         }
     }
@@ -174,7 +144,15 @@ impl Device for Cpu {
     }
 
     fn alloc(&self, bytes: usize) -> Result<CpuBuffer> {
-        Ok(CpuBuffer::Owned(Aligned::zeroed(bytes)?))
+        if bytes < LARGE {
+            return Ok(CpuBuffer::Small(vec![Line::zeroed(); bytes.div_ceil(64)]));
+        }
+        let failed =
+            |e| Error::Device { device: "cpu".into(), what: format!("no memory for {bytes} bytes: {e}") };
+        let map = MmapMut::map_anon(bytes).map_err(failed)?;
+        #[cfg(target_os = "linux")]
+        map.advise(memmap2::Advice::HugePage).ok(); // a kernel without them refuses; nothing is lost
+        Ok(CpuBuffer::Large(map))
     }
 
     fn adopt(&self, bytes: &HostBytes, range: Range<usize>) -> Result<CpuBuffer> {
@@ -203,10 +181,11 @@ impl Device for Cpu {
     }
 
     fn free_memory(&self) -> usize {
+        // A quarter of what is available: the host's memory is not the engine's alone.
         let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
         let kib = line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<usize>().ok());
-        kib.map_or(4 << 30, |kib| kib * 1024)
+        kib.map_or(1 << 30, |kib| kib * 256)
     }
 }
 
