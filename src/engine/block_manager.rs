@@ -127,7 +127,7 @@ impl BlockManager {
     }
 
     /// The cached blocks that `seq` begins with, each with its registration's name.
-    pub(super) fn hits<'a>(&'a self, seq: &'a Sequence) -> impl Iterator<Item = (u32, u64)> + 'a {
+    pub fn hits<'a>(&'a self, seq: &'a Sequence) -> impl Iterator<Item = (u32, u64)> + 'a {
         // Prompt log-probabilities need every position's logits.
         let reads = self.caches() && seq.prompt_logprobs_wanted().is_none();
         let most = if reads { (seq.len() - 1) / self.block_size } else { 0 };
@@ -140,7 +140,7 @@ impl BlockManager {
     }
 
     /// Extends `seq.hashes` to all full blocks of its tokens.
-    pub(super) fn extend_hashes(&self, seq: &mut Sequence) {
+    pub fn extend_hashes(&self, seq: &mut Sequence) {
         let Some(hash) = self.hash else { return };
         for depth in seq.hashes.len()..seq.len() / self.block_size {
             let seed = seq.hashes.last().copied().unwrap_or(seq.options.cache_salt);
@@ -149,7 +149,7 @@ impl BlockManager {
     }
 
     /// Gives a sequence without blocks what the prefix cache has of it, and counts that as computed.
-    pub(super) fn take_hits(&mut self, seq: &mut Sequence) {
+    pub fn take_hits(&mut self, seq: &mut Sequence) {
         debug_assert!(seq.block_table.is_empty());
         let mut table = std::mem::take(&mut seq.block_table);
         let mut last = seq.options.cache_salt;
@@ -169,7 +169,7 @@ impl BlockManager {
     }
 
     /// Gives a sequence blocks from the pool until it has room for `tokens`. The plan's check made sure of them.
-    pub(super) fn grow(&mut self, seq: &mut Sequence, tokens: usize) {
+    pub fn grow(&mut self, seq: &mut Sequence, tokens: usize) {
         while seq.block_table.len() * self.block_size < tokens {
             let id = self.head;
             self.unlink_free(id);
@@ -180,7 +180,7 @@ impl BlockManager {
     }
 
     /// Takes all blocks from a sequence; nothing of it counts as computed any more.
-    pub(super) fn release(&mut self, seq: &mut Sequence) {
+    pub fn release(&mut self, seq: &mut Sequence) {
         // The last block first, so that a prefix outlives what follows it.
         while let Some(id) = seq.block_table.pop() {
             self.blocks[id as usize].refs -= 1;
@@ -193,7 +193,7 @@ impl BlockManager {
     }
 
     /// Enters the sequence's newly computed full blocks in the prefix cache.
-    pub(super) fn register(&mut self, seq: &mut Sequence) {
+    pub fn register(&mut self, seq: &mut Sequence) {
         if !self.caches() || seq.computed < (seq.registered.0 + 1) * self.block_size {
             return;
         }

@@ -206,40 +206,19 @@ impl Engine {
         let request = RequestId(self.seqs.next_number());
         let drawn = || xxh3(self.seed, &[request.0 as u32, (request.0 >> 32) as u32]);
         let seed = params.seed.unwrap_or_else(drawn);
-        let max_len = (prompt.len().saturating_add(params.max_tokens)).min(self.max_model_len);
         let arrival = options.arrival.unwrap_or_else(|| self.clock.now());
         let hold = self.pool.caches() && prompt.len() > self.pool.block_size();
         for sample in 0..params.n {
             let held = sample > 0 && hold;
-            let id = self.seqs.insert(|id| Sequence {
-                id,
-                tokens: prompt.to_vec(),
-                block_table: Vec::new(),
-                computed: 0,
-                prompt_len: prompt.len(),
-                max_len,
-                status: if held { Status::Held } else { Status::Waiting },
-                params: params.clone(),
-                seed: seed.wrapping_add(sample as u64),
-                request,
-                sample,
-                options: options.clone(),
-                timing: Timing { arrival, ..Timing::default() },
-                prefix_hit: 0,
-                preemptions: 0,
-                logprobs: Vec::new(),
-                prompt_logprobs: Vec::new(),
-                text: Text::default(),
-                hashes: Vec::new(),
-                registered: (0, options.cache_salt),
-                computed_before: 0,
-            });
+            let id = self.seqs.insert(|id| Sequence::new(id, prompt, params.clone(), options.clone()));
             let seq = self.seqs.at(id);
-            if seq.prompt_logprobs_wanted().is_some() {
-                seq.prompt_logprobs.resize(prompt.len(), None);
-            }
+            (seq.request, seq.sample) = (request, sample);
+            seq.seed = seed.wrapping_add(sample as u64);
+            seq.max_len = seq.max_len.min(self.max_model_len);
+            seq.timing.arrival = arrival;
             self.pool.extend_hashes(seq);
             if held {
+                seq.status = Status::Held;
                 self.held.push(id);
             } else {
                 self.waiting.push_back(id);

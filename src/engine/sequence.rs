@@ -129,7 +129,7 @@ pub struct Text {
     pub read_offset: usize,
 }
 
-/// One generation in progress. Only the engine changes it.
+/// One generation in progress. Inside an engine, only the engine changes it.
 #[derive(Debug)]
 pub struct Sequence {
     /// Its handle.
@@ -177,6 +177,37 @@ pub struct Sequence {
 }
 
 impl Sequence {
+    /// A new sequence, the only one of a request that starts with it.
+    pub fn new(id: SeqId, prompt: &[u32], params: Arc<SamplingParams>, options: RequestOptions) -> Self {
+        let mut seq = Self {
+            id,
+            tokens: prompt.to_vec(),
+            block_table: Vec::new(),
+            computed: 0,
+            prompt_len: prompt.len(),
+            max_len: prompt.len().saturating_add(params.max_tokens),
+            status: Status::Waiting,
+            seed: params.seed.unwrap_or_default(),
+            request: RequestId(id.number),
+            sample: 0,
+            timing: Timing { arrival: options.arrival.unwrap_or_default(), ..Timing::default() },
+            prefix_hit: 0,
+            preemptions: 0,
+            logprobs: Vec::new(),
+            prompt_logprobs: Vec::new(),
+            text: Text::default(),
+            hashes: Vec::new(),
+            registered: (0, options.cache_salt),
+            computed_before: 0,
+            params,
+            options,
+        };
+        if seq.prompt_logprobs_wanted().is_some() {
+            seq.prompt_logprobs.resize(prompt.len(), None);
+        }
+        seq
+    }
+
     /// Known tokens: prompt and output.
     #[allow(clippy::len_without_is_empty)] // never empty
     pub fn len(&self) -> usize {
