@@ -8,9 +8,7 @@ use super::block_manager::{BlockHash, BlockManager, xxh3};
 use super::executor::{Batch, Executor, Item, Sampled, StepResult};
 use super::plan_check::PlanCheck;
 use super::scheduler::{Budget, Plan, Scheduler, View};
-use super::sequence::{
-    FinishReason, RequestId, RequestOptions, SeqId, Sequence, Sequences, Status, Text, Timing,
-};
+use super::sequence::{FinishReason, RequestId, RequestOptions, SeqId, Sequence, Sequences, Status, Text};
 use crate::config::{EngineConfig, SamplingParams};
 use crate::error::{Error, Result};
 
@@ -357,7 +355,9 @@ impl Engine {
             self.seqs.at(id).logprobs.push(logprobs);
         }
         for (id, position, logprobs) in self.result.prompt_logprobs.drain(..) {
-            self.seqs.at(id).prompt_logprobs[position] = Some(logprobs);
+            let seq = self.seqs.at(id);
+            seq.prompt_logprobs.resize(seq.prompt_len, None);
+            seq.prompt_logprobs[position] = Some(logprobs);
         }
         let mut sampled = self.result.sampled.iter();
         let before = self.finished.len();

@@ -179,7 +179,7 @@ pub struct Sequence {
 impl Sequence {
     /// A new sequence, the only one of a request that starts with it.
     pub fn new(id: SeqId, prompt: &[u32], params: Arc<SamplingParams>, options: RequestOptions) -> Self {
-        let mut seq = Self {
+        Self {
             id,
             tokens: prompt.to_vec(),
             block_table: Vec::new(),
@@ -201,11 +201,7 @@ impl Sequence {
             computed_before: 0,
             params,
             options,
-        };
-        if seq.prompt_logprobs_wanted().is_some() {
-            seq.prompt_logprobs.resize(prompt.len(), None);
         }
-        seq
     }
 
     /// Known tokens: prompt and output.
