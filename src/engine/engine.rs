@@ -1,0 +1,506 @@
+//! The step loop: plan, check, move blocks, run, take the tokens.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::block_manager::{BlockHash, BlockManager, xxh3};
+use super::executor::{Batch, Executor, Item, Sampled, StepResult};
+use super::plan_check::PlanCheck;
+use super::scheduler::{Budget, Plan, Scheduler, View};
+use super::sequence::{FinishReason, RequestId, RequestOptions, SeqId, Sequence, Sequences, Status, Text};
+use crate::config::{EngineConfig, SamplingParams};
+use crate::error::{Error, Result};
+
+/// What the engine must know of the model's tokens.
+#[derive(Clone, Debug, Default)]
+pub struct Vocabulary {
+    /// Token ids are below this.
+    pub size: usize,
+    /// Tokens that end a sequence unless `ignore_eos`.
+    pub eos_token_ids: Vec<u32>,
+}
+
+/// Turns tokens into text as they come, and finds stop strings in it.
+pub trait TextHook: Send {
+    /// A token was appended to `seq`, whose text so far is `text`. Returns the index of the stop string that the text
+    /// now contains, if any; `min_tokens` is the engine's business.
+    fn token(&mut self, seq: &Sequence, text: &mut Text) -> Option<usize>;
+}
+
+/// Where the engine's seconds come from. Both start at 0.
+#[derive(Clone, Copy, Debug)]
+pub enum Clock {
+    /// The machine's clock.
+    Wall(Instant),
+    /// The executor says how long a step took.
+    Virtual(f64),
+}
+
+impl Clock {
+    /// Seconds.
+    pub fn now(self) -> f64 {
+        match self {
+            Self::Wall(start) => start.elapsed().as_secs_f64(),
+            Self::Virtual(now) => now,
+        }
+    }
+}
+
+/// What a step did for one sequence that sampled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The sequence; [`Engine::seq`] has all of it, until the next step begins if it is finished.
+    pub id: SeqId,
+    /// Its request.
+    pub request: RequestId,
+    /// Which of the request's `n` sequences.
+    pub sample: usize,
+    /// The new token; none if the logits were invalid.
+    pub token: Option<u32>,
+    /// Why it ended, if it did.
+    pub finish: Option<FinishReason>,
+}
+
+/// Counts since the engine was made. Every computed token is one of prefill, decode and recomputed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Steps that ran.
+    pub steps: usize,
+    /// Tokens of prompts computed for the first time.
+    pub prefill_tokens: usize,
+    /// Generated tokens computed for the first time.
+    pub decode_tokens: usize,
+    /// Tokens computed again after a preemption.
+    pub recomputed_tokens: usize,
+    /// Tokens of prompts that the prefix cache had.
+    pub prefix_hit_tokens: usize,
+    /// Tokens sampled.
+    pub sampled_tokens: usize,
+    /// Times that a sequence was preempted.
+    pub preemptions: usize,
+    /// Sequences that ended, for whatever reason.
+    pub finished: usize,
+}
+
+/// Sequences, block pool, policy and executor. See the module.
+pub struct Engine {
+    seqs: Sequences,
+    pool: BlockManager,
+    scheduler: Box<dyn Scheduler>,
+    executor: Box<dyn Executor>,
+    text_hook: Option<Box<dyn TextHook>>,
+    vocabulary: Vocabulary,
+    budget: Budget,
+    max_model_len: usize,
+    seed: u64,
+    clock: Clock,
+    stats: Stats,
+    /// Each in order of arrival.
+    waiting: VecDeque<SeqId>,
+    running: Vec<SeqId>,
+    held: Vec<SeqId>,
+    /// Gone when the next step begins.
+    finished: Vec<SeqId>,
+    // Kept from step to step for their memory.
+    plan: Plan,
+    check: PlanCheck,
+    items: Vec<Item>,
+    chunks: Vec<Item>,
+    result: StepResult,
+    events: Vec<Event>,
+    /// Requests of several sequences whose first has just computed the prompt.
+    ready: Vec<RequestId>,
+}
+
+impl Engine {
+    /// An engine without requests, on the wall clock.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a configuration that [`EngineConfig::validate`] refuses or whose `num_kvcache_blocks` is
+    /// not yet known.
+    pub fn new(
+        config: &EngineConfig,
+        vocabulary: Vocabulary,
+        scheduler: Box<dyn Scheduler>,
+        executor: Box<dyn Executor>,
+    ) -> Result<Self> {
+        config.validate()?;
+        let blocks = config
+            .num_kvcache_blocks
+            .ok_or_else(|| Error::config("num_kvcache_blocks", "not set", "the size of the device's pool"))?;
+        let hash = config.enable_prefix_caching.then_some(xxh3 as BlockHash);
+        let pool = BlockManager::new(blocks, config.kvcache_block_size, hash);
+        Ok(Self::with_pool(config, vocabulary, pool, scheduler, executor))
+    }
+
+    /// [`Self::new`] with a block pool of any block size and hash, instead of the configuration's.
+    pub fn with_pool(
+        config: &EngineConfig,
+        vocabulary: Vocabulary,
+        pool: BlockManager,
+        scheduler: Box<dyn Scheduler>,
+        executor: Box<dyn Executor>,
+    ) -> Self {
+        Self {
+            seqs: Sequences::default(),
+            pool,
+            scheduler,
+            executor,
+            text_hook: None,
+            vocabulary,
+            budget: Budget { tokens: config.max_num_batched_tokens, seqs: config.max_num_seqs },
+            max_model_len: config.max_model_len,
+            seed: config.seed,
+            clock: Clock::Wall(Instant::now()),
+            stats: Stats::default(),
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            held: Vec::new(),
+            finished: Vec::new(),
+            plan: Plan::default(),
+            check: PlanCheck::default(),
+            items: Vec::new(),
+            chunks: Vec::new(),
+            result: StepResult::default(),
+            events: Vec::new(),
+            ready: Vec::new(),
+        }
+    }
+
+    /// Has the text of every output made, and stop strings found, by `hook`.
+    pub fn set_text_hook(&mut self, hook: Box<dyn TextHook>) {
+        self.text_hook = Some(hook);
+    }
+
+    /// Goes on with another policy. Requests keep their state.
+    pub fn set_scheduler(&mut self, mut scheduler: Box<dyn Scheduler>) {
+        let mut ids: Vec<_> = self.waiting.iter().chain(&self.running).copied().collect();
+        ids.sort_unstable();
+        ids.into_iter().for_each(|id| scheduler.added(&self.seqs[id]));
+        self.scheduler = scheduler;
+    }
+
+    /// Sets the clock, to a virtual one or to another time.
+    pub fn set_clock(&mut self, clock: Clock) {
+        self.clock = clock;
+    }
+
+    /// Queues a request.
+    ///
+    /// Of `n > 1` sequences the first goes ahead; the others follow once it has computed the prompt, and find its full
+    /// blocks in the prefix cache.
+    ///
+    /// # Errors
+    /// [`Error::Request`] naming what cannot work; nothing is queued then.
+    pub fn add_request(
+        &mut self,
+        prompt: &[u32],
+        params: impl Into<Arc<SamplingParams>>,
+        options: RequestOptions,
+    ) -> Result<RequestId> {
+        let params = params.into();
+        self.validate(prompt, &params, &options)?;
+        let request = RequestId(self.seqs.next_number());
+        let drawn = || xxh3(self.seed, &[request.0 as u32, (request.0 >> 32) as u32]);
+        let seed = params.seed.unwrap_or_else(drawn);
+        let arrival = options.arrival.unwrap_or_else(|| self.clock.now());
+        let hold = self.pool.caches() && prompt.len() > self.pool.block_size();
+        for sample in 0..params.n {
+            let held = sample > 0 && hold;
+            let id = self.seqs.insert(|id| Sequence::new(id, prompt, params.clone(), options.clone()));
+            let seq = self.seqs.at(id);
+            (seq.request, seq.sample) = (request, sample);
+            seq.seed = seed.wrapping_add(sample as u64);
+            seq.max_len = seq.max_len.min(self.max_model_len);
+            seq.timing.arrival = arrival;
+            self.pool.extend_hashes(seq);
+            if held {
+                seq.status = Status::Held;
+                self.held.push(id);
+            } else {
+                self.waiting.push_back(id);
+                self.scheduler.added(seq);
+            }
+        }
+        Ok(request)
+    }
+
+    fn validate(&self, prompt: &[u32], params: &SamplingParams, options: &RequestOptions) -> Result<()> {
+        let (vocab, block_size) = (self.vocabulary.size, self.pool.block_size());
+        if prompt.is_empty() {
+            return Err(Error::request("prompt", "empty", "at least one token"));
+        }
+        if let Some(at) = prompt.iter().position(|&token| token as usize >= vocab) {
+            return Err(Error::request(
+                format!("prompt[{at}]"),
+                prompt[at],
+                format!("token ids below {vocab}"),
+            ));
+        }
+        if prompt.len() >= self.max_model_len {
+            let want = format!("less than max_model_len, which is {}", self.max_model_len);
+            return Err(Error::request("prompt", format!("{} tokens", prompt.len()), want));
+        }
+        params.validate(vocab)?;
+        let times = [("deadline", options.deadline), ("arrival", options.arrival)];
+        for (field, time) in times.into_iter().filter_map(|(field, time)| Some((field, time?))) {
+            if !time.is_finite() {
+                return Err(Error::request(field, time, "finite seconds"));
+            }
+        }
+        // The last token is sampled but never computed.
+        let most = prompt.len().saturating_add(params.max_tokens).min(self.max_model_len) - 1;
+        let (need, have) = (most.div_ceil(block_size), self.pool.num_blocks());
+        if need > have {
+            let got = format!("{} + {}, which may take {need} KV blocks", prompt.len(), params.max_tokens);
+            let want = format!("at most the pool's {have} blocks of {block_size} tokens");
+            return Err(Error::request("prompt tokens + max_tokens", got, want));
+        }
+        Ok(())
+    }
+
+    /// Runs one step and tells what came of it, in the batch's order. Without unfinished requests it does nothing.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] if the policy broke a rule: nothing has changed, and [`Self::set_scheduler`] can mend it.
+    /// The executor's error if that failed: the plan's admissions and preemptions stand, but no sequence gained or
+    /// lost a token. In both cases `step` may be called again, or requests aborted.
+    pub fn step(&mut self) -> Result<&[Event]> {
+        for id in self.finished.drain(..) {
+            self.seqs.remove(id);
+        }
+        self.events.clear();
+        if self.is_finished() {
+            return Ok(&self.events);
+        }
+        self.plan()?;
+        self.commit();
+        self.result.clear();
+        let num_decodes = self.items.partition_point(|item| item.tokens == 1);
+        let batch = Batch { items: &self.items, num_decodes, seqs: &self.seqs };
+        self.executor.execute(&batch, &mut self.result)?;
+        let (want, got) = (self.items.iter().filter(|item| item.sample).count(), self.result.sampled.len());
+        if got != want {
+            let (got, want) = (got.to_string(), format!("{want}, one for each item to sample"));
+            return Err(Error::Argument { op: "execute", what: "the number of sampled tokens", got, want });
+        }
+        self.postprocess();
+        Ok(&self.events)
+    }
+
+    fn plan(&mut self) -> Result<()> {
+        self.plan.clear();
+        let view = View {
+            seqs: &self.seqs,
+            pool: &self.pool,
+            waiting: &self.waiting,
+            running: &self.running,
+            now: self.clock.now(),
+        };
+        self.scheduler.plan(&view, self.budget, &mut self.plan);
+        self.check.check(self.scheduler.name(), &view, self.budget, &self.plan)
+    }
+
+    /// Moves sequences and blocks as planned and makes the batch.
+    fn commit(&mut self) {
+        for &id in &self.plan.preempt {
+            let seq = self.seqs.at(id);
+            seq.computed_before = seq.computed_before.max(seq.computed);
+            seq.status = Status::Waiting;
+            seq.preemptions += 1;
+            self.stats.preemptions += 1;
+            self.pool.release(seq);
+            self.running.remove(self.running.partition_point(|&other| other < id));
+            self.waiting.insert(self.waiting.partition_point(|&other| other < id), id);
+        }
+        // All hits before any new block, which may take the place of a cached one.
+        for &(id, _) in &self.plan.run {
+            let seq = self.seqs.at(id);
+            if seq.status != Status::Waiting {
+                continue;
+            }
+            seq.status = Status::Running;
+            self.pool.take_hits(seq);
+            if seq.timing.scheduled.is_none() {
+                seq.timing.scheduled = Some(self.clock.now());
+                seq.prefix_hit = seq.computed;
+                self.stats.prefix_hit_tokens += seq.computed;
+                // No allocation in later steps.
+                seq.tokens.reserve_exact(seq.max_len - seq.len());
+                seq.block_table.reserve_exact(seq.max_len.div_ceil(self.pool.block_size()));
+                seq.hashes.reserve_exact(seq.max_len.div_ceil(self.pool.block_size()));
+            }
+            self.waiting.remove(self.waiting.partition_point(|&other| other < id));
+            self.running.insert(self.running.partition_point(|&other| other < id), id);
+        }
+        self.items.clear();
+        for &(id, tokens) in &self.plan.run {
+            let seq = self.seqs.at(id);
+            let end = seq.computed + tokens;
+            self.pool.grow(seq, end);
+            let item = Item { id, start: seq.computed, tokens, sample: end == seq.len() };
+            if tokens == 1 { self.items.push(item) } else { self.chunks.push(item) }
+        }
+        self.items.append(&mut self.chunks);
+    }
+
+    /// Takes what the executor computed.
+    fn postprocess(&mut self) {
+        if let Clock::Virtual(now) = &mut self.clock {
+            *now += self.result.virtual_seconds;
+        }
+        let now = self.clock.now();
+        for (id, logprobs) in self.result.logprobs.drain(..) {
+            self.seqs.at(id).logprobs.push(logprobs);
+        }
+        for (id, position, logprobs) in self.result.prompt_logprobs.drain(..) {
+            let seq = self.seqs.at(id);
+            seq.prompt_logprobs.resize(seq.prompt_len, None);
+            seq.prompt_logprobs[position] = Some(logprobs);
+        }
+        let mut sampled = self.result.sampled.iter();
+        let before = self.finished.len();
+        for item in &self.items {
+            let seq = self.seqs.at(item.id);
+            let (first_time, end) = (item.start.max(seq.computed_before), item.start + item.tokens);
+            let prefill = end.min(seq.prompt_len).saturating_sub(first_time);
+            let fresh = end.saturating_sub(first_time);
+            self.stats.prefill_tokens += prefill;
+            self.stats.decode_tokens += fresh - prefill;
+            self.stats.recomputed_tokens += item.tokens - fresh;
+            seq.computed = end;
+            self.pool.register(seq);
+            if !item.sample {
+                continue;
+            }
+            let (token, finish) = match *sampled.next().expect("counted in step") {
+                Sampled::Invalid => (None, Some(FinishReason::Error)),
+                Sampled::Token(token) => {
+                    seq.timing.first_token.get_or_insert(now);
+                    seq.timing.last_token = Some(now);
+                    self.stats.sampled_tokens += 1;
+                    let may_stop = !seq.suppresses_stop();
+                    seq.tokens.push(token);
+                    let string = self.text_hook.as_mut().and_then(|hook| {
+                        let mut text = std::mem::take(&mut seq.text);
+                        let found = hook.token(seq, &mut text);
+                        seq.text = text;
+                        found
+                    });
+                    let eos = !seq.params.ignore_eos && self.vocabulary.eos_token_ids.contains(&token);
+                    let finish = if may_stop && (eos || seq.params.stop_token_ids.contains(&token)) {
+                        Some(FinishReason::StopToken(token))
+                    } else if let Some(index) = string.filter(|_| may_stop) {
+                        Some(FinishReason::StopString(index))
+                    } else {
+                        (seq.len() >= seq.max_len).then_some(FinishReason::Length)
+                    };
+                    (Some(token), finish)
+                }
+            };
+            if seq.sample == 0 && seq.params.n > 1 && seq.generated() <= 1 {
+                self.ready.push(seq.request);
+            }
+            let (id, request, sample) = (seq.id, seq.request, seq.sample);
+            self.events.push(Event { id, request, sample, token, finish });
+            if let Some(reason) = finish {
+                seq.status = Status::Finished(reason);
+                self.finished.push(id);
+            }
+        }
+        self.stats.steps += 1;
+        if self.finished.len() > before {
+            self.running.retain(|&id| !self.seqs[id].is_finished());
+            for &id in &self.finished[before..] {
+                self.stats.finished += 1;
+                self.pool.release(self.seqs.at(id));
+                self.scheduler.finished(&self.seqs[id]);
+            }
+        }
+        while let Some(request) = self.ready.pop() {
+            self.release_held(request);
+        }
+    }
+
+    /// Queues the held sequences of a request whose first sequence has computed the prompt.
+    fn release_held(&mut self, request: RequestId) {
+        let from = self.held.partition_point(|id| id.number() < request.0);
+        let count = self.held[from..].iter().take_while(|&&id| self.seqs[id].request == request).count();
+        for id in self.held.drain(from..from + count) {
+            let seq = self.seqs.at(id);
+            seq.status = Status::Waiting;
+            self.waiting.insert(self.waiting.partition_point(|&other| other < id), id);
+            self.scheduler.added(seq);
+        }
+    }
+
+    /// Ends a request and frees its blocks. Its sequences stay readable until the next step begins.
+    ///
+    /// Returns whether any of them was unfinished.
+    pub fn abort(&mut self, request: RequestId) -> bool {
+        let before = self.finished.len();
+        let mut others = |id: &SeqId| {
+            let near = id.number().wrapping_sub(request.0) < SamplingParams::MAX_N as u64;
+            let mine = near && self.seqs[*id].request == request;
+            if mine {
+                self.finished.push(*id);
+            }
+            !mine
+        };
+        self.waiting.retain(&mut others);
+        self.running.retain(&mut others);
+        self.held.retain(&mut others);
+        for &id in &self.finished[before..] {
+            let seq = self.seqs.at(id);
+            let held = seq.status == Status::Held;
+            seq.status = Status::Finished(FinishReason::Abort);
+            self.pool.release(seq);
+            self.stats.finished += 1;
+            if !held {
+                self.scheduler.finished(seq);
+            }
+        }
+        self.finished.len() > before
+    }
+
+    /// A sequence, unless it is gone.
+    pub fn seq(&self, id: SeqId) -> Option<&Sequence> {
+        self.seqs.get(id)
+    }
+
+    /// Sequences without blocks, in order of arrival.
+    pub fn waiting(&self) -> impl ExactSizeIterator<Item = SeqId> {
+        self.waiting.iter().copied()
+    }
+
+    /// Sequences that hold blocks, in order of arrival.
+    pub fn running(&self) -> &[SeqId] {
+        &self.running
+    }
+
+    /// Unfinished sequences: waiting, running, and those of `n` that wait for the first.
+    pub fn num_unfinished(&self) -> usize {
+        self.waiting.len() + self.running.len() + self.held.len()
+    }
+
+    /// The pool of KV blocks.
+    pub fn blocks(&self) -> &BlockManager {
+        &self.pool
+    }
+
+    /// Counts since the engine was made.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Seconds on the engine's clock.
+    pub fn now(&self) -> f64 {
+        self.clock.now()
+    }
+
+    /// Whether no request is left to run.
+    pub fn is_finished(&self) -> bool {
+        self.num_unfinished() == 0
+    }
+}

@@ -1,0 +1,22 @@
+//! The engine: which tokens to compute next, and where their keys and values go. No device code.
+//!
+//! In reading order: [`sequence`], [`block_manager`], [`scheduler`] (the seam for policies), [`policies`],
+//! [`plan_check`], [`executor`] (the seam for whoever computes), [`engine`].
+
+pub mod block_manager;
+#[allow(clippy::module_inception)]
+pub mod engine;
+pub mod executor;
+pub mod plan_check;
+pub mod policies;
+pub mod scheduler;
+pub mod sequence;
+
+pub use block_manager::BlockManager;
+pub use engine::{Clock, Engine, Event, Stats, TextHook, Vocabulary};
+pub use executor::{Batch, Executor, Item, Sampled, StepResult};
+pub use plan_check::PlanCheck;
+pub use scheduler::{Budget, Need, Plan, Scheduler, View};
+pub use sequence::{
+    FinishReason, RequestId, RequestOptions, SeqId, Sequence, Sequences, Status, Text, Timing, TokenLogprobs,
+};
