@@ -6,6 +6,7 @@
 //! 2. [`config`]: what a user sets
 //! 3. [`device`]: memory, tensors, the CPU
 //! 4. [`kernels`]: the seam; one file per operation
+//! 5. [`model`]: a Hugging Face folder, and the one decoder
 //! 6. [`engine`]: sequences, KV blocks, scheduling, the step loop
 
 pub mod config;
@@ -13,5 +14,6 @@ pub mod device;
 pub mod engine;
 pub mod error;
 pub mod kernels;
+pub mod model;
 
 pub use error::{Error, Result};
