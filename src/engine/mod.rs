@@ -7,10 +7,14 @@ pub mod block_manager;
 #[allow(clippy::module_inception)]
 pub mod engine;
 pub mod executor;
+mod logprobs;
 pub mod plan_check;
 pub mod policies;
+pub mod runner;
+mod sampling_input;
 pub mod scheduler;
 pub mod sequence;
+mod staged;
 
 pub use block_manager::BlockManager;
 pub use engine::{Clock, Engine, Event, Stats, TextHook, Vocabulary};

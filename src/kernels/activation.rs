@@ -1,21 +1,12 @@
 //! Gated activations: SiLU·mul and GELU·mul.
 
+pub use lathe_reference::activation::Activation;
+
 use super::{Op, argument, size, want_dtype, want_float, want_shape};
 use crate::{
     device::{DType, Device, View, ViewMut},
     error::Result,
 };
-
-/// The function of the gate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// `x * sigmoid(x)`.
-    Silu,
-    /// GELU by tanh, as `gelu_pytorch_tanh`.
-    GeluTanh,
-    /// GELU by erf.
-    GeluErf,
-}
 
 /// `out[r, i] = act(x[r, i]) * x[r, inter + i]`. Oracle: `reference/src/activation.rs`. Source: arXiv:2002.05202.
 pub struct GatedActivation;

@@ -91,15 +91,22 @@ pub struct Queue<D: Device> {
     scratch: D::Buffer,
     scratch_bytes: usize,
     frozen: bool,
+    rehearsing: bool,
 }
 
 impl<D: Device> Queue<D> {
-    /// A queue with no scratch memory yet: the first calls (the warm-up) reserve it.
+    /// A queue with no scratch memory yet: calls reserve it, best in a rehearsal of the largest step.
     ///
     /// # Errors
     /// [`Error::Device`] when there is no memory at all.
     pub fn new(dev: &D) -> Result<Self> {
-        Ok(Self { dev: dev.clone(), scratch: dev.alloc(0)?, scratch_bytes: 0, frozen: false })
+        Ok(Self {
+            dev: dev.clone(),
+            scratch: dev.alloc(0)?,
+            scratch_bytes: 0,
+            frozen: false,
+            rehearsing: false,
+        })
     }
 
     /// The device.
@@ -110,6 +117,11 @@ impl<D: Device> Queue<D> {
     /// From now on a call that needs more scratch memory is an error: after the warm-up, before graph capture.
     pub fn freeze(&mut self) {
         self.frozen = true;
+    }
+
+    /// While on, calls are checked and their scratch memory is reserved, but nothing is launched.
+    pub fn rehearse(&mut self, on: bool) {
+        self.rehearsing = on;
     }
 
     fn reserve(&mut self, op: &'static str, bytes: usize) -> Result<()> {
@@ -139,6 +151,9 @@ pub fn run<O: Op, D: Device>(
     O::check(&args)?;
     supported(kernel, &O::spec(&args))?;
     queue.reserve(O::NAME, kernel.scratch(&args))?;
+    if queue.rehearsing {
+        return Ok(());
+    }
     kernel.launch(&queue.dev, args, &mut queue.scratch)
 }
 

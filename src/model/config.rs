@@ -4,6 +4,7 @@
 //! decoder serves them all. `config_json.rs` fills the fields from a Hugging Face `config.json`.
 
 use super::weights::Dtype;
+pub use crate::kernels::Activation;
 
 /// A decoder-only transformer: embedding, `layers`, final RMSNorm, output projection.
 #[derive(Clone, Debug, PartialEq)]
@@ -103,17 +104,6 @@ pub enum RopeScaling {
         /// The trained length, in tokens.
         original_max_position: usize,
     },
-}
-
-/// The MLP's non-linearity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// `x * sigmoid(x)`.
-    Silu,
-    /// GELU by its tanh approximation (`gelu_pytorch_tanh`, `gelu_new`).
-    GeluTanh,
-    /// GELU by the error function (`gelu`).
-    GeluErf,
 }
 
 impl ModelConfig {

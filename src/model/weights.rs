@@ -74,6 +74,12 @@ impl WeightView {
     }
 }
 
+impl AsRef<[u8]> for WeightView {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
 /// One safetensors file.
 #[derive(Debug)]
 struct Shard {
