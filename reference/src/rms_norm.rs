@@ -14,3 +14,31 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, offset: f32, out: &mut [f32
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn divides_by_the_root_mean_square() {
+        // mean(3², 4², 0², 0²) + 0 = 6.25, root 2.5
+        let mut out = [f32::NAN; 4];
+        rms_norm(&[3.0, 4.0, 0.0, 0.0], &[1.0, 2.0, 1.0, 1.0], 0.0, 0.0, &mut out);
+        assert_eq!(out, [1.2, 3.2, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn eps_is_inside_the_root_and_offset_is_added_to_the_weight() {
+        // mean = 1, eps = 3: root 2; weights -0.5 + 1 and 3 + 1
+        let mut out = [f32::NAN; 2];
+        rms_norm(&[1.0, -1.0], &[-0.5, 3.0], 3.0, 1.0, &mut out);
+        assert_eq!(out, [0.25, -2.0]);
+    }
+
+    #[test]
+    fn rows_are_independent() {
+        let mut out = [f32::NAN; 4];
+        rms_norm(&[1.0, 1.0, -7.0, 7.0], &[1.0, 1.0], 0.0, 0.0, &mut out);
+        assert_eq!(out, [1.0, 1.0, -1.0, 1.0]);
+    }
+}
