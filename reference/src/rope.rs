@@ -16,14 +16,36 @@ pub fn rope(x: &mut [f32], positions: &[i32], inv_freq: &[f32]) {
     let token = x.len() / positions.len();
     for (x, &position) in x.chunks_exact_mut(token).zip(positions) {
         for head in x.chunks_exact_mut(2 * half) {
-            for i in 0..half {
+            rotate(head, |i| {
                 let angle = position as f32 * inv_freq[i];
-                let (sin, cos) = f64::from(angle).sin_cos();
-                let (a, b) = (f64::from(head[i]), f64::from(head[i + half]));
-                head[i] = (a * cos - b * sin) as f32;
-                head[i + half] = (b * cos + a * sin) as f32;
-            }
+                f64::from(angle).sin_cos()
+            });
         }
+    }
+}
+
+/// As [`rope`], with the cosines and sines rounded to f32 in a table, as engines keep them.
+///
+/// - `x`: `[tokens, heads, head_dim]`; `positions`: `[tokens]`, each below `max_positions`
+/// - `cos_sin`: `[max_positions, head_dim]`, a position's `head_dim / 2` cosines, then the sines
+pub fn rope_from_table(x: &mut [f32], positions: &[i32], cos_sin: &[f32], head_dim: usize) {
+    let token = x.len() / positions.len();
+    for (x, &position) in x.chunks_exact_mut(token).zip(positions) {
+        let (cos, sin) = cos_sin[position as usize * head_dim..][..head_dim].split_at(head_dim / 2);
+        for head in x.chunks_exact_mut(head_dim) {
+            rotate(head, |i| (sin[i].into(), cos[i].into()));
+        }
+    }
+}
+
+/// Turns the pairs `i, i + head_dim/2` of one head by angles whose sine and cosine are `sin_cos(i)`.
+fn rotate(head: &mut [f32], sin_cos: impl Fn(usize) -> (f64, f64)) {
+    let half = head.len() / 2;
+    for i in 0..half {
+        let (sin, cos) = sin_cos(i);
+        let (a, b) = (f64::from(head[i]), f64::from(head[i + half]));
+        head[i] = (a * cos - b * sin) as f32;
+        head[i + half] = (b * cos + a * sin) as f32;
     }
 }
 
@@ -120,6 +142,24 @@ mod tests {
             let turned = at(&q, position);
             assert!((dot(&turned, &turned) - dot(&q, &q)).abs() < 1e-6);
             assert!((dot(&turned, &at(&k, position + 5)) - dot(&q, &at(&k, 5))).abs() < 1e-4);
+        }
+    }
+
+    #[test]
+    fn a_table_of_cosines_and_sines_turns_the_same() {
+        let inv_freq = [1.0, 0.25];
+        let table: Vec<f32> = (0..5)
+            .flat_map(|p| {
+                let angles = inv_freq.map(|f: f32| p as f32 * f);
+                [angles.map(f32::cos), angles.map(f32::sin)].concat()
+            })
+            .collect();
+        let mut x: Vec<f32> = (0..16).map(|i| (i as f32 * 0.7).sin()).collect(); // [2 tokens, 2 heads, 4]
+        let mut y = x.clone();
+        rope(&mut x, &[3, 1], &inv_freq);
+        rope_from_table(&mut y, &[3, 1], &table, 4);
+        for (x, y) in x.iter().zip(y) {
+            assert!((x - y).abs() < 2e-7, "{x} {y}");
         }
     }
 

@@ -16,8 +16,9 @@ pub struct Sample;
 pub struct SampleArgs<'a, D: Device> {
     /// `[rows, vocab]` f32, processed: divided by the temperature, masked by min-p; contiguous.
     pub logits: View<'a, D>,
-    /// `[rows]` f32: 1 is off.
-    pub top_p: View<'a, D>,
+    /// `[rows]` f32: what top-p may cut off, `1 - top_p` in f64 rounded once; 0 is off. Not top_p itself: the
+    /// tail of a rounded top_p misses the sums that Hugging Face's float64 top_p meets exactly.
+    pub top_p_tail: View<'a, D>,
     /// `[rows, 5]` i32: greedy (0 or 1), top_k (0 is off), seed (low half, high half), position of the new token.
     pub params: View<'a, D>,
     /// What the rows ask for together, known to the host.
@@ -52,8 +53,8 @@ impl Op for Sample {
             });
         };
         want_dtype(op, "logits", a.logits.dtype(), DType::F32)?;
-        want_dtype(op, "top_p", a.top_p.dtype(), DType::F32)?;
-        want_shape(op, "top_p", a.top_p.shape(), &[rows])?;
+        want_dtype(op, "top_p_tail", a.top_p_tail.dtype(), DType::F32)?;
+        want_shape(op, "top_p_tail", a.top_p_tail.shape(), &[rows])?;
         want_dtype(op, "params", a.params.dtype(), DType::I32)?;
         want_shape(op, "params", a.params.shape(), &[rows, 5])?;
         want_dtype(op, "out", a.out.dtype(), DType::I32)?;
@@ -61,7 +62,7 @@ impl Op for Sample {
     }
 
     fn bytes<D: Device>(a: &SampleArgs<'_, D>) -> u64 {
-        size(&a.logits) + size(&a.top_p) + size(&a.params) + size(&a.out.as_view())
+        size(&a.logits) + size(&a.top_p_tail) + size(&a.params) + size(&a.out.as_view())
     }
 
     fn flops<D: Device>(a: &SampleArgs<'_, D>) -> u64 {
