@@ -264,7 +264,7 @@ impl<D: Device> Runner<D> {
         }
         let args = SampleArgs {
             logits: logits.as_view(),
-            top_p: s.top_p.view(),
+            top_p_tail: s.top_p_tail.view(),
             params: s.params.view().reshape(&[draws.len(), 5]),
             spec: s.spec,
             out: self.sampled.rows_mut(0..draws.len()),

@@ -1,5 +1,7 @@
 //! What the logits processor and the sampler read of each row's request.
 
+use lathe_reference::sampling::top_p_tail;
+
 use super::{sequence::Sequence, staged::Staged};
 use crate::{device::Device, error::Result, kernels::SampleSpec};
 
@@ -20,8 +22,8 @@ pub struct SamplingInput<D: Device> {
     pub bias_ids: Staged<D, i32>,
     /// Their biases.
     pub bias_values: Staged<D, f32>,
-    /// `[rows]`.
-    pub top_p: Staged<D, f32>,
+    /// `[rows]`: what top-p may cut off.
+    pub top_p_tail: Staged<D, f32>,
     /// `[rows, 5]`: greedy, top_k, seed (low, high), position.
     pub params: Staged<D, i32>,
     /// What the rows ask for together.
@@ -47,7 +49,7 @@ impl<D: Device> SamplingInput<D> {
             bias_start: Staged::new(dev, rows + 1)?,
             bias_ids: Staged::new(dev, 0)?,
             bias_values: Staged::new(dev, 0)?,
-            top_p: Staged::new(dev, rows)?,
+            top_p_tail: Staged::new(dev, rows)?,
             params: Staged::new(dev, 5 * rows)?,
             spec: SampleSpec::default(),
             seen: vec![0; vocab],
@@ -62,7 +64,7 @@ impl<D: Device> SamplingInput<D> {
         for s in [&mut self.history_ids, &mut self.history_counts, &mut self.bias_ids, &mut self.params] {
             s.host.clear();
         }
-        for s in [&mut self.logit_params, &mut self.bias_values, &mut self.top_p] {
+        for s in [&mut self.logit_params, &mut self.bias_values, &mut self.top_p_tail] {
             s.host.clear();
         }
         for s in [&mut self.history_start, &mut self.bias_start] {
@@ -107,7 +109,7 @@ impl<D: Device> SamplingInput<D> {
         self.processing |= !plain;
         self.bias_start.host.push(biases);
         let top_k = p.top_k.map_or(0, |k| k.get().min(i32::MAX as u32) as i32);
-        self.top_p.host.push(p.top_p);
+        self.top_p_tail.host.push(top_p_tail(p.top_p.into()));
         let (low, high) = (seq.seed as u32 as i32, (seq.seed >> 32) as u32 as i32);
         self.params.host.extend([i32::from(greedy), top_k, low, high, seq.len() as i32]);
         self.spec.random |= !greedy;
@@ -145,7 +147,7 @@ impl<D: Device> SamplingInput<D> {
         ] {
             s.upload(dev)?;
         }
-        for s in [&mut self.logit_params, &mut self.bias_values, &mut self.top_p] {
+        for s in [&mut self.logit_params, &mut self.bias_values, &mut self.top_p_tail] {
             s.upload(dev)?;
         }
         Ok(())
