@@ -159,7 +159,7 @@ fn read(fields: Fields, family: &'static str) -> Result<ModelConfig> {
         activation: activation(fields, gemma)?,
         sandwich_norms: gemma,
         tie_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(gemma),
-        embed_scale: if gemma { (hidden as f32).sqrt() } else { 1.0 },
+        embed_scale: if gemma { (hidden as f64).sqrt() as f32 } else { 1.0 },
         attn_scale: query_scalar.powf(-0.5) as f32,
         attn_softcap: softcap("attn_logit_softcapping")?,
         final_softcap: softcap("final_logit_softcapping")?,
@@ -184,7 +184,7 @@ fn head_dim(fields: Fields, family: &str, hidden: usize, heads: usize) -> Result
     };
     let head_dim = match fields.integer("head_dim", 1..=MAX_HEAD_DIM)?.or(default) {
         Some(head_dim) => head_dim,
-        None if hidden % heads == 0 && hidden / heads <= MAX_HEAD_DIM => hidden / heads,
+        None if hidden.is_multiple_of(heads) && hidden / heads <= MAX_HEAD_DIM => hidden / heads,
         None => {
             let want =
                 format!("at most {MAX_HEAD_DIM} times num_attention_heads {heads} and a multiple of it");

@@ -15,9 +15,18 @@ use crate::{Error, Result};
 pub enum Source {
     /// A folder.
     Folder(PathBuf),
-    /// Files compiled into the binary: name and contents.
+    /// Files compiled into the binary: name and contents. Weights must be [`Aligned`].
     Embedded(&'static [(&'static str, &'static [u8])]),
 }
+
+/// Gives embedded weights the alignment that their elements need:
+/// `static WEIGHTS: &Aligned<[u8]> = &Aligned(*include_bytes!("model.safetensors"));`.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct Aligned<T: ?Sized>(
+    /// The bytes.
+    pub T,
+);
 
 /// A file's bytes, kept alive by whoever holds this.
 #[derive(Clone, Debug)]

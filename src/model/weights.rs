@@ -16,6 +16,11 @@ use super::fields::{Fields, brief, parse_object};
 use super::source::{Bytes, Source, is_plain_name};
 use crate::{Error, Result};
 
+/// All weights in one file.
+pub(super) const SINGLE: &str = "model.safetensors";
+/// The list of shards.
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+
 /// The dtypes that weights may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dtype {
@@ -106,8 +111,6 @@ impl Weights {
     /// does not fit them), an unsupported dtype, a shard that is missing or outside the folder, a tensor that is in
     /// two shards or not in the shard that the index names. [`Error::Io`] if the system refuses.
     pub fn open(source: &Source) -> Result<Self> {
-        const SINGLE: &str = "model.safetensors";
-        const INDEX: &str = "model.safetensors.index.json";
         if let Some(file) = source.map(SINGLE)? {
             let path = source.path(SINGLE);
             return Self::from_shards(vec![Shard::open(path.clone(), file)?], path);
@@ -194,7 +197,7 @@ impl Weights {
 }
 
 /// The index's `weight_map`: tensor to shard.
-fn weight_map(path: &Path, json: &[u8]) -> Result<BTreeMap<String, String>> {
+pub(super) fn weight_map(path: &Path, json: &[u8]) -> Result<BTreeMap<String, String>> {
     const KEY: &str = "weight_map";
     let top = parse_object(path, json)?;
     let fields = Fields::new(path, &top);
