@@ -15,8 +15,8 @@ pub fn softmax(logits: &[f32]) -> Vec<f64> {
 /// The natural logarithms of the probabilities of a row `[vocab]`; -inf stays.
 pub fn log_softmax(logits: &[f32]) -> Vec<f64> {
     let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let total: f64 = logits.iter().map(|&l| (f64::from(l) - max).exp()).sum();
-    logits.iter().map(|&l| f64::from(l) - max - total.ln()).collect()
+    let log_total = logits.iter().map(|&l| (f64::from(l) - max).exp()).sum::<f64>().ln();
+    logits.iter().map(|&l| f64::from(l) - max - log_total).collect()
 }
 
 /// The most likely token; the lowest index wins ties.
