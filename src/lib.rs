@@ -7,13 +7,18 @@
 //! 3. [`device`]: memory, tensors, the CPU
 //! 4. [`kernels`]: the seam; one file per operation
 //! 5. [`model`]: a Hugging Face folder, and the one decoder
-//! 6. [`engine`]: sequences, KV blocks, scheduling, the step loop
+//! 6. [`engine`]: sequences, KV blocks, scheduling, the step loop, the model runner
+//! 7. [`open`]: from a configuration to a model on a device
+//! 8. [`llm`]: text in, text out
 
 pub mod config;
 pub mod device;
 pub mod engine;
 pub mod error;
 pub mod kernels;
+pub mod llm;
 pub mod model;
+pub mod open;
+pub mod shipped;
 
 pub use error::{Error, Result};

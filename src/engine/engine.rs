@@ -8,7 +8,7 @@ use super::block_manager::{BlockHash, BlockManager, xxh3};
 use super::executor::{Batch, Executor, Item, Sampled, StepResult};
 use super::plan_check::PlanCheck;
 use super::scheduler::{Budget, Plan, Scheduler, View};
-use super::sequence::{FinishReason, RequestId, RequestOptions, SeqId, Sequence, Sequences, Status, Text};
+use super::sequence::{FinishReason, RequestId, RequestOptions, SeqId, Sequence, Sequences, Status};
 use crate::config::{EngineConfig, SamplingParams};
 use crate::error::{Error, Result};
 
@@ -19,13 +19,6 @@ pub struct Vocabulary {
     pub size: usize,
     /// Tokens that end a sequence unless `ignore_eos`.
     pub eos_token_ids: Vec<u32>,
-}
-
-/// Turns tokens into text as they come, and finds stop strings in it.
-pub trait TextHook: Send {
-    /// A token was appended to `seq`, whose text so far is `text`. Returns the index of the stop string that the text
-    /// now contains, if any; `min_tokens` is the engine's business.
-    fn token(&mut self, seq: &Sequence, text: &mut Text) -> Option<usize>;
 }
 
 /// Where the engine's seconds come from. Both start at 0.
@@ -89,7 +82,6 @@ pub struct Engine {
     pool: BlockManager,
     scheduler: Box<dyn Scheduler>,
     executor: Box<dyn Executor>,
-    text_hook: Option<Box<dyn TextHook>>,
     vocabulary: Vocabulary,
     budget: Budget,
     max_model_len: usize,
@@ -147,7 +139,6 @@ impl Engine {
             pool,
             scheduler,
             executor,
-            text_hook: None,
             vocabulary,
             budget: Budget { tokens: config.max_num_batched_tokens, seqs: config.max_num_seqs },
             max_model_len: config.max_model_len,
@@ -166,11 +157,6 @@ impl Engine {
             events: Vec::new(),
             ready: Vec::new(),
         }
-    }
-
-    /// Has the text of every output made, and stop strings found, by `hook`.
-    pub fn set_text_hook(&mut self, hook: Box<dyn TextHook>) {
-        self.text_hook = Some(hook);
     }
 
     /// Goes on with another policy. Requests keep their state.
@@ -382,17 +368,9 @@ impl Engine {
                     self.stats.sampled_tokens += 1;
                     let may_stop = !seq.suppresses_stop();
                     seq.tokens.push(token);
-                    let string = self.text_hook.as_mut().and_then(|hook| {
-                        let mut text = std::mem::take(&mut seq.text);
-                        let found = hook.token(seq, &mut text);
-                        seq.text = text;
-                        found
-                    });
                     let eos = !seq.params.ignore_eos && self.vocabulary.eos_token_ids.contains(&token);
                     let finish = if may_stop && (eos || seq.params.stop_token_ids.contains(&token)) {
                         Some(FinishReason::StopToken(token))
-                    } else if let Some(index) = string.filter(|_| may_stop) {
-                        Some(FinishReason::StopString(index))
                     } else {
                         (seq.len() >= seq.max_len).then_some(FinishReason::Length)
                     };
@@ -404,19 +382,16 @@ impl Engine {
             }
             let (id, request, sample) = (seq.id, seq.request, seq.sample);
             self.events.push(Event { id, request, sample, token, finish });
-            if let Some(reason) = finish {
-                seq.status = Status::Finished(reason);
-                self.finished.push(id);
-            }
         }
         self.stats.steps += 1;
+        for at in 0..self.events.len() {
+            if let Event { id, finish: Some(reason), .. } = self.events[at] {
+                self.finished.push(id);
+                self.end(id, reason);
+            }
+        }
         if self.finished.len() > before {
             self.running.retain(|&id| !self.seqs[id].is_finished());
-            for &id in &self.finished[before..] {
-                self.stats.finished += 1;
-                self.pool.release(self.seqs.at(id));
-                self.scheduler.finished(&self.seqs[id]);
-            }
         }
         while let Some(request) = self.ready.pop() {
             self.release_held(request);
@@ -451,17 +426,35 @@ impl Engine {
         self.waiting.retain(&mut others);
         self.running.retain(&mut others);
         self.held.retain(&mut others);
-        for &id in &self.finished[before..] {
-            let seq = self.seqs.at(id);
-            let held = seq.status == Status::Held;
-            seq.status = Status::Finished(FinishReason::Abort);
-            self.pool.release(seq);
-            self.stats.finished += 1;
-            if !held {
-                self.scheduler.finished(seq);
-            }
+        for at in before..self.finished.len() {
+            self.end(self.finished[at], FinishReason::Abort);
         }
         self.finished.len() > before
+    }
+
+    /// Ends one sequence, with the tokens that it has, for a reason that the engine cannot see, such as a stop string.
+    /// It stays readable until the next step begins. Nothing happens to one that is finished.
+    pub fn finish(&mut self, id: SeqId, reason: FinishReason) {
+        if self.seqs.get(id).is_none_or(Sequence::is_finished) {
+            return;
+        }
+        self.waiting.retain(|&other| other != id);
+        self.running.retain(|&other| other != id);
+        self.held.retain(|&other| other != id);
+        self.finished.push(id);
+        self.end(id, reason);
+    }
+
+    /// Frees the blocks of a sequence that is in no queue any more.
+    fn end(&mut self, id: SeqId, reason: FinishReason) {
+        let seq = self.seqs.at(id);
+        let held = seq.status == Status::Held;
+        seq.status = Status::Finished(reason);
+        self.pool.release(seq);
+        self.stats.finished += 1;
+        if !held {
+            self.scheduler.finished(seq);
+        }
     }
 
     /// A sequence, unless it is gone.

@@ -17,10 +17,10 @@ pub mod sequence;
 mod staged;
 
 pub use block_manager::BlockManager;
-pub use engine::{Clock, Engine, Event, Stats, TextHook, Vocabulary};
+pub use engine::{Clock, Engine, Event, Stats, Vocabulary};
 pub use executor::{Batch, Executor, Item, Sampled, StepResult};
 pub use plan_check::PlanCheck;
 pub use scheduler::{Budget, Need, Plan, Scheduler, View};
 pub use sequence::{
-    FinishReason, RequestId, RequestOptions, SeqId, Sequence, Sequences, Status, Text, Timing, TokenLogprobs,
+    FinishReason, RequestId, RequestOptions, SeqId, Sequence, Sequences, Status, Timing, TokenLogprobs,
 };

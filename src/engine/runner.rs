@@ -175,6 +175,11 @@ impl<D: Device> Runner<D> {
         self.num_blocks
     }
 
+    /// The device.
+    pub fn device(&self) -> &D {
+        self.queue.dev()
+    }
+
     /// The model.
     pub fn decoder(&self) -> &Decoder<D> {
         &self.decoder

@@ -59,8 +59,8 @@ pub struct RequestOptions {
 pub enum FinishReason {
     /// It sampled this end-of-sequence or stop token.
     StopToken(u32),
-    /// Its text contains the stop string with this index.
-    StopString(usize),
+    /// Its text contains a stop string.
+    StopString,
     /// It reached `max_tokens` or `max_model_len`.
     Length,
     /// Its caller gave it up.
@@ -73,7 +73,7 @@ impl FinishReason {
     /// The name that the OpenAI and vLLM interfaces use.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::StopToken(_) | Self::StopString(_) => "stop",
+            Self::StopToken(_) | Self::StopString => "stop",
             Self::Length => "length",
             Self::Abort => "abort",
             Self::Error => "error",
@@ -118,17 +118,6 @@ pub struct Timing {
     pub last_token: Option<f64>,
 }
 
-/// Output text and the state of incremental detokenisation; kept by a [`super::TextHook`].
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Text {
-    /// The text of the output so far.
-    pub output: String,
-    /// First token of the window that is decoded for context.
-    pub prefix_offset: usize,
-    /// First token whose text is not yet in `output`.
-    pub read_offset: usize,
-}
-
 /// One generation in progress. Inside an engine, only the engine changes it.
 #[derive(Debug)]
 pub struct Sequence {
@@ -166,8 +155,6 @@ pub struct Sequence {
     pub logprobs: Vec<TokenLogprobs>,
     /// Of the prompt's tokens, by position, if asked for. The first has none.
     pub prompt_logprobs: Vec<Option<TokenLogprobs>>,
-    /// Output text, if the engine has a hook that makes it.
-    pub text: Text,
     /// Chained hashes of the leading full blocks of `tokens`.
     pub(super) hashes: Vec<u64>,
     /// Leading blocks known to the prefix cache, and the cache's name for the last of them.
@@ -195,7 +182,6 @@ impl Sequence {
             preemptions: 0,
             logprobs: Vec::new(),
             prompt_logprobs: Vec::new(),
-            text: Text::default(),
             hashes: Vec::new(),
             registered: (0, options.cache_salt),
             computed_before: 0,

@@ -1,0 +1,109 @@
+//! From a configuration to a model on a device: the one place that tells devices apart.
+
+use crate::{
+    config::{EngineConfig, StorageType},
+    device::{Cpu, DType, Device},
+    engine::{Executor, runner::Runner},
+    error::{Error, Result},
+    kernels::{Registry, Row},
+    model::{Decoder, Dtype, ModelFiles},
+};
+
+/// A model on a device, whichever: what the engine and the tools need of it.
+pub trait ModelRunner: Executor {
+    /// Teacher-forced logits; see [`Runner::score`].
+    ///
+    /// # Errors
+    /// See there.
+    fn score(&mut self, tokens: &[u32], chunk: usize) -> Result<Vec<f32>>;
+    /// Blocks of the KV cache.
+    fn num_blocks(&self) -> usize;
+    /// Bytes of weights that every decode step reads.
+    fn step_bytes(&self) -> usize;
+    /// The device and the storage dtype, to print.
+    fn describe(&self) -> String;
+}
+
+impl<D: Device> ModelRunner for Runner<D> {
+    fn score(&mut self, tokens: &[u32], chunk: usize) -> Result<Vec<f32>> {
+        Self::score(self, tokens, chunk)
+    }
+
+    fn num_blocks(&self) -> usize {
+        Self::num_blocks(self)
+    }
+
+    fn step_bytes(&self) -> usize {
+        self.decoder().step_bytes()
+    }
+
+    fn describe(&self) -> String {
+        format!("{}, {}", self.device().describe(), self.decoder().dtype())
+    }
+}
+
+/// Opens what `config.model` names: a folder, a hub name, or the model in the binary.
+///
+/// # Errors
+/// As [`ModelFiles::find`].
+pub fn files(config: &EngineConfig) -> Result<ModelFiles> {
+    match &config.model {
+        Some(model) => ModelFiles::find(model),
+        None => ModelFiles::open(crate::shipped::source()),
+    }
+}
+
+/// Puts the model on `config.device` with the kernels that `config.kernels` names.
+///
+/// # Errors
+/// [`Error::Config`] or [`Error::UnknownName`] for a choice that does not exist, and what [`Runner::new`] reports.
+pub fn runner(config: &EngineConfig, files: &ModelFiles) -> Result<Box<dyn ModelRunner>> {
+    match config.device.as_str() {
+        "cpu" => runner_on(&Cpu::new(config.threads), &Registry::cpu(), config, files),
+        other => Err(unknown_device(other)),
+    }
+}
+
+/// As [`runner`], on a device and with kernels of the caller's: the way in for experiments.
+///
+/// # Errors
+/// As [`runner`].
+pub fn runner_on<D: Device>(
+    dev: &D,
+    registry: &Registry<D>,
+    config: &EngineConfig,
+    files: &ModelFiles,
+) -> Result<Box<dyn ModelRunner>> {
+    config.validate()?;
+    let kernels = registry.select(&config.kernels)?;
+    let dtype = match config.dtype {
+        Some(StorageType::F32) => DType::F32,
+        Some(StorageType::Bf16) => DType::Bf16,
+        Some(StorageType::F16) => DType::F16,
+        None => match files.checkpoint_dtype()? {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::Bf16,
+        },
+    };
+    let decoder = Decoder::load(dev, &files.config, &files.weights, dtype, config.max_model_len)?;
+    Ok(Box::new(Runner::new(dev, kernels, decoder, config)?))
+}
+
+/// The kernels of `config.device`, and which of them `config.kernels` chooses.
+///
+/// # Errors
+/// As [`runner`], without a model.
+pub fn kernel_table(config: &EngineConfig) -> Result<Vec<Row>> {
+    match config.device.as_str() {
+        "cpu" => {
+            let registry = Registry::cpu();
+            Ok(registry.rows(&registry.select(&config.kernels)?))
+        }
+        other => Err(unknown_device(other)),
+    }
+}
+
+fn unknown_device(name: &str) -> Error {
+    Error::UnknownName { kind: "device".into(), name: name.into(), known: "cpu".into() }
+}
