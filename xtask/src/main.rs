@@ -1,2 +1,37 @@
-//! Set-up and test tasks.
-fn main() {}
+//! `cargo xtask TASK`: set-up and test tasks, one file per task.
+
+mod command;
+mod made;
+mod model;
+mod paths;
+mod pip;
+mod test;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Set-up and test tasks of this workspace.
+///
+/// What a task downloads or makes goes to `.cache/` in the workspace, or to the folder in `LATHE_CACHE`.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+enum Task {
+    Model(model::Args),
+    Test(test::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Task::parse() {
+        Task::Model(args) => model::run(&args),
+        Task::Test(args) => test::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
