@@ -285,7 +285,9 @@ impl LLM {
         let mut requests = Vec::with_capacity(prompts.len());
         let result = self.generate_into(prompts, params, progress, &mut requests);
         if result.is_err() {
-            requests.iter().for_each(|&r| drop(self.abort(r)));
+            for request in requests {
+                self.abort(request);
+            }
         }
         result
     }
