@@ -23,9 +23,9 @@ pub struct Vocabulary {
 
 /// Turns tokens into text as they come, and finds stop strings in it.
 pub trait TextHook: Send {
-    /// A token was appended to `seq`, whose text so far is `text`. Returns the index of the stop string that the text
-    /// now contains, if any; `min_tokens` is the engine's business.
-    fn token(&mut self, seq: &Sequence, text: &mut Text) -> Option<usize>;
+    /// A token was appended to `seq`; appends what it says to `text`. If one of `stop` is now in the text, returns its
+    /// index, and may cut the text there. `stop` is empty until `min_tokens` is reached.
+    fn token(&mut self, seq: &Sequence, text: &mut Text, stop: &[String]) -> Option<usize>;
 }
 
 /// Where the engine's seconds come from. Both start at 0.
@@ -384,14 +384,14 @@ impl Engine {
                     seq.tokens.push(token);
                     let string = self.text_hook.as_mut().and_then(|hook| {
                         let mut text = std::mem::take(&mut seq.text);
-                        let found = hook.token(seq, &mut text);
+                        let found = hook.token(seq, &mut text, if may_stop { &seq.params.stop } else { &[] });
                         seq.text = text;
                         found
                     });
                     let eos = !seq.params.ignore_eos && self.vocabulary.eos_token_ids.contains(&token);
                     let finish = if may_stop && (eos || seq.params.stop_token_ids.contains(&token)) {
                         Some(FinishReason::StopToken(token))
-                    } else if let Some(index) = string.filter(|_| may_stop) {
+                    } else if let Some(index) = string {
                         Some(FinishReason::StopString(index))
                     } else {
                         (seq.len() >= seq.max_len).then_some(FinishReason::Length)
