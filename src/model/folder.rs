@@ -50,7 +50,9 @@ impl ModelFiles {
         let repo: Repo = model.parse().map_err(|_| Error::config("model", format!("{model:?}"), want))?;
         let snapshot = Hub::from_env()?.fetch(&repo).map_err(|error| match error {
             // A mistyped folder looks like a repository.
-            Error::Model { path, what } => Error::model(path, format!("{what}; nor is there such a folder here")),
+            Error::Model { path, what } => {
+                Error::model(path, format!("{what}; nor is there such a folder here"))
+            }
             other => other,
         })?;
         Self::open(Source::Folder(snapshot))

@@ -147,7 +147,10 @@ impl Hub {
                     return Ok(snapshot);
                 }
                 _ => {
-                    return Err(Error::model(repo.to_string(), format!("{what}, and it is not in the cache")));
+                    return Err(Error::model(
+                        repo.to_string(),
+                        format!("{what}, and it is not in the cache"),
+                    ));
                 }
             },
             Err(Failure::Final(what)) => return Err(Error::model(repo.to_string(), what)),
