@@ -1,10 +1,11 @@
 //! Random traces: arrivals, aborts, failures and tiny pools, every output compared with the oracle.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use lathe::config::SamplingParams;
 use lathe::engine::block_manager::{BlockHash, xxh3};
-use lathe::engine::{Engine, FinishReason, RequestId, RequestOptions, Status, policies};
+use lathe::engine::{Engine, FinishReason, RequestId, RequestOptions, Stats, Status, policies};
 use proptest::prelude::*;
 
 use crate::fake::{Fake, Setup, VOCAB, check_blocks, logprobs_at, oracle};
@@ -30,8 +31,8 @@ enum Op {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let flags = (any::<bool>(), prop::bool::weighted(0.2), prop::bool::weighted(0.2));
-    let params = (1..12usize, 0..4usize, prop_oneof![4 => Just(1), 1 => 2..4usize], any::<u8>(), flags);
+    let flags = (prop::bool::weighted(0.8), prop::bool::weighted(0.2), prop::bool::weighted(0.2));
+    let params = (1..24usize, 0..4usize, prop_oneof![4 => Just(1), 1 => 2..4usize], any::<u8>(), flags);
     let add =
         (0..14usize, 0..2u32, 0..5usize, params, 0..2u64).prop_map(|(shared, family, own, params, salt)| {
             let (max_tokens, min_tokens, n, seed, (ignore_eos, stops, logprobs)) = params;
@@ -64,7 +65,7 @@ fn setup() -> impl Strategy<Value = Setup> {
         1 => Just(Some((|_, _| 7) as BlockHash)),
         1 => Just(Some((|seed, tokens| xxh3(seed, tokens) % 3) as BlockHash)),
     ];
-    (1..5usize, 3..14usize, 1..24usize, 1..6usize, 8..30usize, hash).prop_map(
+    (1..5usize, 4..16usize, 1..24usize, 1..8usize, 12..40usize, hash).prop_map(
         |(block_size, num_blocks, tokens, seqs, max_model_len, hash)| Setup {
             block_size,
             num_blocks,
@@ -183,7 +184,7 @@ impl Trial {
         }
     }
 
-    fn run(mut self, ops: &[Op]) {
+    fn run(mut self, ops: &[Op]) -> Stats {
         for op in ops {
             match op {
                 Op::Add { shared, family, own, params, salt } => {
@@ -220,14 +221,24 @@ impl Trial {
             assert_eq!(stats.prefill_tokens + stats.prefix_hit_tokens, self.prompts, "{stats:?}");
             assert_eq!((stats.decode_tokens, stats.recomputed_tokens), (self.outputs, 0), "{stats:?}");
         }
+        stats
     }
 }
 
 fn traces(policy: &'static str) {
     let config = ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() };
-    proptest!(config, |(setup in setup(), ops in prop::collection::vec(op(), 1..16))| {
-        Trial::new(setup, policy).run(&ops);
+    let (preemptions, recomputed, hits) = <(AtomicUsize, AtomicUsize, AtomicUsize)>::default();
+    proptest!(config, |(setup in setup(), ops in prop::collection::vec(op(), 1..30))| {
+        let stats = Trial::new(setup, policy).run(&ops);
+        preemptions.fetch_add(stats.preemptions, Relaxed);
+        recomputed.fetch_add(stats.recomputed_tokens, Relaxed);
+        hits.fetch_add(stats.prefix_hit_tokens, Relaxed);
     });
+    // The traces must be hard enough to mean something: on average each preempts and each hits.
+    for (what, count) in [("preemptions", preemptions), ("recomputed", recomputed), ("hits", hits)] {
+        let count = count.into_inner();
+        assert!(count > CASES as usize, "only {count} {what} in {CASES} traces");
+    }
 }
 
 #[test]
