@@ -269,7 +269,8 @@ fn a_first_fetch_downloads_what_a_model_needs_and_nothing_else() {
 fn a_second_fetch_asks_for_the_commit_alone_and_of_a_commit_for_nothing() {
     let world = World::new(repository());
     let snapshot = world.fetch().unwrap();
-    (world.hub.requests(), world.store.requests());
+    world.hub.requests();
+    world.store.requests();
     assert_eq!(world.fetch().unwrap(), snapshot);
     assert_eq!(world.hub.requests(), [format!("GET /api/models/{REPO}/revision/main")]);
     assert_eq!(fetch(&world.client(&[]), &format!("{REPO}@{COMMIT}")).unwrap(), snapshot);
@@ -428,7 +429,8 @@ fn a_refusal_says_what_to_do() {
 #[test]
 fn answers_that_make_no_sense_are_refused() {
     let json = |text: &'static str| move |_: &Request| Reply::body(text);
-    let cases: [(Box<dyn Fn(&Request) -> Reply + Send>, &str); 6] = [
+    type Answer = Box<dyn Fn(&Request) -> Reply + Send>;
+    let cases: [(Answer, &str); 6] = [
         (Box::new(json("<html>")), "the answer is not JSON"),
         (Box::new(json("{}")), "no commit (`sha`)"),
         (Box::new(json(r#"{"sha": "../../x", "siblings": []}"#)), "no commit (`sha`)"),

@@ -62,7 +62,7 @@ impl Tokenizer {
             .map_err(|what| Error::model(&self.path, format!("cannot encode the text: {what}")))?;
         let ids = encoding.get_ids();
         if let Some(index) = ids.iter().position(|&id| id as usize >= self.vocab_size) {
-            let (token, id) = (&encoding.get_tokens()[index], ids[index]);
+            let (token, id) = (self.token(ids[index]).unwrap_or_default(), ids[index]);
             let want = format!("below vocab_size {}", self.vocab_size);
             return Err(Error::model(
                 &self.path,
