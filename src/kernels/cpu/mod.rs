@@ -1,5 +1,6 @@
 //! CPU kernels: `reference` for every operation (the oracle behind the seam), and the fast ones.
 
+mod linear;
 mod reference;
 
 use half::{bf16, f16};
@@ -10,7 +11,9 @@ use crate::device::{Cpu, Element};
 impl Registry<Cpu> {
     /// Every CPU kernel of this crate.
     pub fn cpu() -> Self {
-        reference::registry()
+        let mut registry = reference::registry();
+        linear::register(&mut registry.linear);
+        registry
     }
 }
 
