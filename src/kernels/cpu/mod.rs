@@ -1,6 +1,7 @@
 //! CPU kernels: `reference` for every operation (the oracle behind the seam), and the fast ones.
 
 mod elementwise;
+mod linear;
 mod norm;
 mod reference;
 mod rope;
@@ -21,6 +22,7 @@ impl Registry<Cpu> {
         first(&mut all.rms_norm, norm::Simd);
         first(&mut all.add_rms_norm, norm::Simd);
         first(&mut all.rope, rope::Simd);
+        linear::register(&mut all.linear);
         all
     }
 }
