@@ -229,7 +229,7 @@ impl LLM {
                 new += &detokenizer.finish()?;
             }
             // Until min_tokens a stop string is text like any other.
-            if seq.generated() <= seq.params.min_tokens {
+            if seq.generated() < seq.params.min_tokens {
                 text = new;
             } else {
                 let filtered = state.stop.push(&new);

@@ -300,15 +300,25 @@ impl<'a, D: Device> View<'a, D> {
     /// # Errors
     /// [`crate::Error::Device`] when earlier work or the copy failed. Panics if `T` is not the dtype.
     pub fn to_vec<T: Element>(&self, dev: &D) -> Result<Vec<T>> {
+        let mut out = Vec::new();
+        self.read_to(dev, &mut out)?;
+        Ok(out)
+    }
+
+    /// As [`Self::to_vec`], in place of what `out` holds.
+    ///
+    /// # Errors
+    /// As [`Self::to_vec`].
+    pub fn read_to<T: Element>(&self, dev: &D, out: &mut Vec<T>) -> Result<()> {
         assert_eq!(T::DTYPE, self.dtype);
-        let mut out = vec![T::zeroed(); self.elements()];
-        let (rows, row) =
-            if self.is_contiguous() { (1, out.len()) } else { (self.shape.dims[0], self.shape.row()) };
-        for (i, dst) in out.chunks_exact_mut(row.max(1)).enumerate().take(rows) {
+        out.clear();
+        out.resize(self.elements(), T::zeroed());
+        let row = if self.is_contiguous() { out.len() } else { self.shape.row() };
+        for (i, dst) in out.chunks_exact_mut(row.max(1)).enumerate() {
             let at = (self.offset + i * self.stride) * self.dtype.size();
             dev.read(self.buffer, at, bytemuck::cast_slice_mut(dst))?;
         }
-        Ok(out)
+        Ok(())
     }
 }
 

@@ -7,9 +7,6 @@
 //! A hash only proposes: a hit must also have the same tokens and follow the same registered block, so collisions
 //! cost a miss and never a wrong answer. Source: PagedAttention, arXiv:2309.06180; nano-vLLM's block manager.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
-
 use super::sequence::Sequence;
 
 /// Hash of a block's tokens, seeded with the hash of the block before it (the cache salt for the first).
@@ -20,7 +17,7 @@ pub fn xxh3(seed: u64, tokens: &[u32]) -> u64 {
     xxhash_rust::xxh3::xxh3_64_with_seed(bytemuck::cast_slice(tokens), seed)
 }
 
-/// Marks the end of the free list.
+/// Marks the end of a list of blocks.
 const NONE: u32 = u32::MAX;
 
 #[derive(Clone, Debug)]
@@ -30,6 +27,8 @@ struct Block {
     /// Neighbours on the free list.
     prev: u32,
     next: u32,
+    /// The next registered block in the same bucket.
+    chain: u32,
     /// Its place in a sequence, in blocks.
     depth: u32,
     /// Unique name of this registration; 0 if it is not registered.
@@ -59,7 +58,8 @@ pub struct BlockManager {
     num_free: usize,
     /// Tokens of registered blocks, `[blocks, block_size]`.
     tokens: Vec<u32>,
-    by_hash: HashMap<u64, u32, BuildHasherDefault<HashIsKey>>,
+    /// First registered block of those whose hashes end alike; a power of two of buckets.
+    buckets: Vec<u32>,
     hash: Option<BlockHash>,
     next_name: u64,
 }
@@ -71,7 +71,8 @@ impl BlockManager {
             block_size > 0 && num_blocks > 0 && num_blocks < NONE as usize,
             "{num_blocks} x {block_size}"
         );
-        let block = Block { refs: 0, prev: NONE, next: NONE, depth: 0, name: 0, parent: 0, hash: 0 };
+        let block =
+            Block { refs: 0, prev: NONE, next: NONE, chain: NONE, depth: 0, name: 0, parent: 0, hash: 0 };
         let cached = if hash.is_some() { num_blocks } else { 0 };
         let mut pool = Self {
             block_size,
@@ -80,7 +81,7 @@ impl BlockManager {
             tail: NONE,
             num_free: 0,
             tokens: vec![0; cached * block_size],
-            by_hash: HashMap::with_capacity_and_hasher(cached, BuildHasherDefault::default()),
+            buckets: vec![NONE; cached.next_power_of_two()],
             hash,
             next_name: 1,
         };
@@ -214,32 +215,50 @@ impl BlockManager {
         &seq.tokens[depth * self.block_size..][..self.block_size]
     }
 
+    fn bucket(&self, hash: u64) -> usize {
+        hash as usize & (self.buckets.len() - 1)
+    }
+
     fn find(&self, hash: u64, depth: usize, parent: u64, tokens: &[u32]) -> Option<u32> {
-        let &id = self.by_hash.get(&hash)?;
-        let block = &self.blocks[id as usize];
-        let same = block.parent == parent && block.depth == depth as u32;
-        (same && self.tokens[id as usize * self.block_size..][..self.block_size] == *tokens).then_some(id)
+        let mut id = self.buckets[self.bucket(hash)];
+        while id != NONE {
+            let block = &self.blocks[id as usize];
+            let same = block.hash == hash && block.parent == parent && block.depth == depth as u32;
+            if same && self.tokens[id as usize * self.block_size..][..self.block_size] == *tokens {
+                return Some(id);
+            }
+            id = block.chain;
+        }
+        None
     }
 
     fn enter(&mut self, id: u32, hash: u64, depth: usize, parent: u64, tokens: &[u32]) -> u64 {
-        // The newer of two colliding blocks stays: the older may follow a block that is gone.
-        if let Some(older) = self.by_hash.insert(hash, id) {
-            self.blocks[older as usize].name = 0;
-        }
+        let bucket = self.bucket(hash);
+        let chain = std::mem::replace(&mut self.buckets[bucket], id);
         let name = self.next_name;
         self.next_name += 1;
         let block = &mut self.blocks[id as usize];
-        (block.hash, block.depth, block.parent, block.name) = (hash, depth as u32, parent, name);
+        *block = Block { hash, depth: depth as u32, parent, name, chain, ..*block };
         self.tokens[id as usize * self.block_size..][..self.block_size].copy_from_slice(tokens);
         name
     }
 
     fn unregister(&mut self, id: u32) {
-        let block = &mut self.blocks[id as usize];
-        if block.name != 0 {
-            block.name = 0;
-            self.by_hash.remove(&block.hash);
+        let Block { name, hash, chain, .. } = self.blocks[id as usize];
+        if name == 0 {
+            return;
         }
+        self.blocks[id as usize].name = 0;
+        let bucket = self.bucket(hash);
+        if self.buckets[bucket] == id {
+            self.buckets[bucket] = chain;
+            return;
+        }
+        let mut at = self.buckets[bucket] as usize;
+        while self.blocks[at].chain != id {
+            at = self.blocks[at].chain as usize;
+        }
+        self.blocks[at].chain = chain;
     }
 
     /// Adds a block to the free list: at the end if it is cached, else at the head, to be taken first.
@@ -266,23 +285,5 @@ impl BlockManager {
             self.blocks[prev as usize].next = after
         }
         if next == NONE { self.tail = before } else { self.blocks[next as usize].prev = before }
-    }
-}
-
-/// Block hashes are hashes already.
-#[derive(Debug, Default)]
-struct HashIsKey(u64);
-
-impl Hasher for HashIsKey {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        unreachable!("only u64 keys are hashed, not {bytes:?}")
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
     }
 }

@@ -34,6 +34,8 @@ pub struct Runner<D: Device> {
     /// Rows of the step whose next token is drawn, then rows that only tell of the prompt.
     draws: Vec<(i32, SeqId)>,
     tells: Vec<(i32, SeqId, usize)>,
+    /// The drawn tokens on the host.
+    tokens: Vec<i32>,
     /// Raw logits on the host, where log-probabilities are asked for.
     raw: Vec<f32>,
 }
@@ -164,6 +166,7 @@ impl<D: Device> Runner<D> {
             decoder,
             draws: Vec::with_capacity(seqs),
             tells: Vec::new(),
+            tokens: Vec::with_capacity(seqs),
             raw: Vec::new(),
         };
         runner.rehearse(tokens, seqs, config.max_model_len)?;
@@ -221,7 +224,7 @@ impl<D: Device> Runner<D> {
         self.rows.host.extend(rows);
         self.rows.upload(self.queue.dev())?;
         let logits = self.decoder.logits(&mut self.queue, &self.kernels, self.rows.view(), &mut self.act)?;
-        self.raw = logits.as_view().to_vec(self.queue.dev())?;
+        logits.as_view().read_to(self.queue.dev(), &mut self.raw)?;
         self.soft_cap();
         Ok(())
     }
@@ -249,7 +252,7 @@ impl<D: Device> Runner<D> {
         let wants = |seq: &Sequence| seq.params.logprobs.is_some();
         let keep_raw = draws.iter().any(|&(_, id)| wants(&batch.seqs[id]));
         if keep_raw {
-            self.raw = logits.as_view().to_vec(&dev)?;
+            logits.as_view().read_to(&dev, &mut self.raw)?;
         }
         let s = &self.sampling;
         let softcap = self.decoder.config().final_softcap;
@@ -275,13 +278,14 @@ impl<D: Device> Runner<D> {
             out: self.sampled.rows_mut(0..draws.len()),
         };
         run(&*self.kernels.sample, &mut self.queue, args)?;
-        let tokens = self.sampled.rows(0..draws.len()).to_vec::<i32>(&dev)?;
-        out.sampled.extend(tokens.iter().map(|&t| u32::try_from(t).map_or(Sampled::Invalid, Sampled::Token)));
+        self.sampled.rows(0..draws.len()).read_to(&dev, &mut self.tokens)?;
+        out.sampled
+            .extend(self.tokens.iter().map(|&t| u32::try_from(t).map_or(Sampled::Invalid, Sampled::Token)));
         if keep_raw {
             self.soft_cap();
             let vocab = self.decoder.config().vocab_size;
             for ((logits, &token), &(_, id)) in
-                self.raw.chunks_exact(vocab).zip(&tokens).zip(&self.draws[range])
+                self.raw.chunks_exact(vocab).zip(&self.tokens).zip(&self.draws[range])
             {
                 if let (Some(top), Ok(token)) = (batch.seqs[id].params.logprobs, u32::try_from(token)) {
                     out.logprobs.push((id, token_logprobs(logits, token, top)));

@@ -215,3 +215,97 @@ impl serde_json::ser::Formatter for Spaced {
         writer.write_all(b": ")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(text: &str) -> Result<ChatTemplate> {
+        let tokens = SpecialTokens {
+            bos_token: Some("<s>".to_owned()),
+            eos_token: Some("</s>".to_owned()),
+            ..SpecialTokens::default()
+        };
+        ChatTemplate::new(Path::new("chat_template.jinja"), text, tokens)
+    }
+
+    fn render(text: &str) -> String {
+        let messages = [Message::new("user", "Hi")];
+        match template(text).and_then(|template| template.render(&messages, true, &Default::default())) {
+            Ok(text) => text,
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[derive(Deserialize)]
+    struct Case {
+        template: String,
+        messages: Vec<Message>,
+        add_generation_prompt: bool,
+        extra: serde_json::Map<String, serde_json::Value>,
+        rendered: Option<String>,
+        error: Option<String>,
+    }
+
+    /// `cases.json` holds what jinja2 3.1.6 renders with the options and functions of transformers 5.23.
+    #[test]
+    fn templates_render_as_jinja2_does() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chat");
+        let cases = std::fs::read(folder.join("cases.json")).unwrap();
+        let cases: Vec<Case> = serde_json::from_slice(&cases).unwrap();
+        assert_eq!(cases.len(), 19);
+        for case in cases {
+            let text = std::fs::read_to_string(folder.join(format!("{}.jinja", case.template))).unwrap();
+            let got =
+                template(&text).unwrap().render(&case.messages, case.add_generation_prompt, &case.extra);
+            match (got, case.rendered, case.error) {
+                (Ok(got), Some(want), None) => assert_eq!(got, want, "{}", case.template),
+                (Err(got), None, Some(want)) => {
+                    assert!(got.to_string().contains(&want), "{}: {got}", case.template)
+                }
+                (got, want, error) => panic!("{}: {got:?}, expected {want:?} or {error:?}", case.template),
+            }
+        }
+    }
+
+    #[test]
+    fn a_template_that_does_not_end_is_stopped() {
+        let nested = "{% for i in range(9999) %}{% for j in range(9999) %}{% for k in range(9999) %}x\
+            {% endfor %}{% endfor %}{% endfor %}";
+        let doubling = "{% set ns = namespace(x='0123456789') %}{% for i in range(60) %}\
+            {% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}";
+        for text in [nested, doubling] {
+            let got = render(text);
+            assert_eq!(
+                got,
+                "chat_template.jinja: chat template does not end: it took more than 5000000 steps"
+            );
+        }
+        let recursion = "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}";
+        assert!(render(recursion).contains("recursion limit"), "{}", render(recursion));
+    }
+
+    #[test]
+    fn a_template_that_fails_says_where() {
+        for (text, want) in [
+            ("line one\n{% if %}", "(in chat_template:2)"),
+            ("{{ messages[0].role.nonsense() }}", "nonsense"),
+            ("{{ raise_exception('roles ' ~ messages[0].role) }}", "roles user"),
+            ("{{ unknown_function() }}", "unknown_function"),
+            ("{{ messages | unknown_filter }}", "unknown_filter"),
+            ("{% include 'other' %}", "other"),
+            ("{{ strftime_now('a\0b') }}", "strftime_now: bad format"),
+        ] {
+            let got = render(text);
+            assert!(got.starts_with("chat_template.jinja: chat template: "), "{text}: {got}");
+            assert!(got.contains(want), "{text}: {got}");
+        }
+    }
+
+    #[test]
+    fn the_date_is_todays() {
+        let year: u32 = render("{{ strftime_now('%Y') }}").parse().unwrap();
+        assert!((2024..2200).contains(&year), "{year}");
+        assert_eq!(render("{{ strftime_now('%% %Y')[:2] }}{{ strftime_now('') }}"), "% ");
+    }
+}

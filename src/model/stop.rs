@@ -83,3 +83,57 @@ impl Pattern {
         (self.matched == self.bytes.len()).then_some(self.matched)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The text shown and the stop, for `text` in pieces of `size` bytes (cut at characters).
+    fn run(stops: &[&str], text: &str, size: usize) -> (String, bool) {
+        let mut filter = StopFilter::new(stops);
+        let mut shown = String::new();
+        let chars: Vec<char> = text.chars().collect();
+        for piece in chars.chunks(size) {
+            let Filtered { text, stopped } = filter.push(&piece.iter().collect::<String>());
+            shown += &text;
+            if stopped {
+                return (shown, true);
+            }
+        }
+        (shown + &filter.finish(), false)
+    }
+
+    #[test]
+    fn the_first_complete_stop_ends_the_text_however_it_is_cut() {
+        for (stops, text, shown, stopped) in [
+            (&["END"][..], "one EN two END three", "one EN two ", true),
+            (&["END"], "no stop EN", "no stop EN", false),
+            (&["\n\n", "###"], "a\nb\n\nc###", "a\nb", true),
+            (&["abcd", "bc"], "xabcd", "xa", true),
+            (&["bc", "abc"], "xabcd", "x", true),
+            (&["aab"], "aaaab", "aa", true),
+            (&["ababac"], "abababac!", "ab", true),
+            (&["日本"], "こ日日本語", "こ日", true),
+            (&["é"], "e\u{301} è é", "e\u{301} è ", true),
+            (&[""], "empty never stops", "empty never stops", false),
+            (&[], "none", "none", false),
+        ] {
+            for size in 1..=text.len() {
+                let got = run(stops, text, size);
+                assert_eq!(got, (shown.to_owned(), stopped), "{stops:?} in {text:?} by {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_beginning_of_a_stop_is_held_back_until_it_is_none() {
+        let mut filter = StopFilter::new(&["<|end|>", "stop"]);
+        let mut push = |piece| filter.push(piece).text;
+        assert_eq!(push("text <"), "text ");
+        assert_eq!(push("|en"), "");
+        assert_eq!(push("t st"), "<|ent ");
+        assert_eq!(push("ep s"), "step ");
+        assert_eq!(filter.finish(), "s");
+        assert_eq!(filter.finish(), "");
+    }
+}

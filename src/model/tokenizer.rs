@@ -62,7 +62,7 @@ impl Tokenizer {
             .map_err(|what| Error::model(&self.path, format!("cannot encode the text: {what}")))?;
         let ids = encoding.get_ids();
         if let Some(index) = ids.iter().position(|&id| id as usize >= self.vocab_size) {
-            let (token, id) = (&encoding.get_tokens()[index], ids[index]);
+            let (token, id) = (self.token(ids[index]).unwrap_or_default(), ids[index]);
             let want = format!("below vocab_size {}", self.vocab_size);
             return Err(Error::model(
                 &self.path,
@@ -208,5 +208,104 @@ fn quietly<T, E: ToString>(f: impl FnOnce() -> Result<T, E>) -> Result<T, String
             let message = message.or(payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
             Err(format!("the tokenizers crate panicked: {message}"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(name: &str) -> Arc<Tokenizer> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+        let json = std::fs::read(&path).unwrap();
+        Arc::new(Tokenizer::from_json(&path, &json, 320).unwrap())
+    }
+
+    fn stream(tokenizer: &Arc<Tokenizer>, context: &[u32], ids: &[u32]) -> (Vec<String>, usize) {
+        let mut detokenizer = Detokenizer::new(tokenizer.clone(), context).unwrap();
+        let mut pieces: Vec<String> = Vec::new();
+        let mut widest = 0;
+        for &id in ids {
+            pieces.push(detokenizer.push(id).unwrap());
+            widest = widest.max(detokenizer.window.len());
+        }
+        pieces.push(detokenizer.finish().unwrap());
+        (pieces, widest)
+    }
+
+    const TEXT: &str = "The cat is happy, é日本語🙂👩‍👩‍👧 the\n\n  end";
+
+    #[test]
+    fn special_tokens_are_added_when_asked_and_known_when_written() {
+        let tokenizer = load("byte_level.json");
+        assert_eq!(tokenizer.encode("The cat", true).unwrap(), [1, 277, 293]);
+        assert_eq!(tokenizer.encode("The cat", false).unwrap(), [277, 293]);
+        assert_eq!(tokenizer.encode("<|im_start|>The<|im_end|>", false).unwrap(), [300, 277, 301]);
+        assert_eq!(tokenizer.decode(&[300, 1, 277, 293, 301, 319]).unwrap(), "The cat");
+        assert_eq!(tokenizer.token_id("<|im_end|>"), Some(301));
+        assert_eq!(tokenizer.token(301).as_deref(), Some("<|im_end|>"));
+        assert_eq!(tokenizer.encode("", false).unwrap(), [0; 0]);
+    }
+
+    #[test]
+    fn pieces_joined_are_the_text() {
+        for name in ["byte_level.json", "sentencepiece.json"] {
+            let tokenizer = load(name);
+            let ids = tokenizer.encode(TEXT, true).unwrap();
+            assert_eq!(tokenizer.decode(&ids).unwrap(), TEXT, "{name}");
+            let (pieces, _) = stream(&tokenizer, &[], &ids);
+            assert_eq!(pieces.concat(), TEXT, "{name}");
+            assert!(
+                pieces.iter().all(|piece| !piece.contains(char::REPLACEMENT_CHARACTER)),
+                "{name}: {pieces:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_character_comes_out_whole_with_its_last_byte() {
+        let tokenizer = load("byte_level.json");
+        let ids = tokenizer.encode("🙂!", false).unwrap();
+        assert_eq!(ids.len(), 5);
+        assert_eq!(stream(&tokenizer, &[], &ids).0, ["", "", "", "🙂", "!", ""]);
+        assert_eq!(stream(&tokenizer, &[], &ids[..3]).0, ["", "", "", "\u{fffd}"]);
+    }
+
+    #[test]
+    fn context_keeps_the_space_that_sentencepiece_drops_at_the_start() {
+        let tokenizer = load("sentencepiece.json");
+        let prompt = tokenizer.encode("The cat", true).unwrap();
+        let ids = tokenizer.encode("is in", false).unwrap();
+        assert_eq!(stream(&tokenizer, &[], &ids).0.concat(), "is in");
+        assert_eq!(stream(&tokenizer, &prompt, &ids).0.concat(), " is in");
+    }
+
+    #[test]
+    fn the_window_stays_short_whatever_comes() {
+        for name in ["byte_level.json", "sentencepiece.json"] {
+            let tokenizer = load(name);
+            // A continuation byte alone, a special token, an id that is no token, a word.
+            let lone = tokenizer.encode("é", false).unwrap()[usize::from(name == "sentencepiece.json") + 1];
+            let word = tokenizer.encode("the", false).unwrap()[0];
+            for id in [lone, 2, 319, word] {
+                let (pieces, widest) = stream(&tokenizer, &[], &[id; 500]);
+                assert!(
+                    widest <= 2 * (Detokenizer::MAX_PENDING + 1),
+                    "{name}: {id} makes a window of {widest}"
+                );
+                let text = tokenizer.decode(&[id; 500]).unwrap();
+                assert_eq!(pieces.concat(), text, "{name}: {id}");
+            }
+            let ids: Vec<u32> = (0..4000u32).map(|i| i.wrapping_mul(2_654_435_761) % 320).collect();
+            let (_, widest) = stream(&tokenizer, &[], &ids);
+            assert!(widest <= 2 * (Detokenizer::MAX_PENDING + 1), "{name}: a window of {widest}");
+        }
+    }
+
+    #[test]
+    fn a_panic_inside_becomes_an_error() {
+        let error = quietly(|| -> Result<(), String> { panic!("index {}", 7) }).unwrap_err();
+        assert_eq!(error, "the tokenizers crate panicked: index 7");
+        assert!(!std::thread::panicking());
     }
 }

@@ -1,50 +1,77 @@
 //! CPU kernels: `reference` for every operation (the oracle behind the seam), and the fast ones.
 
+mod elementwise;
+mod linear;
+mod norm;
 mod reference;
+mod rope;
+mod simd;
 
-use half::{bf16, f16};
+use std::{ops::Range, sync::Arc};
 
-use super::Registry;
-use crate::device::{Cpu, Element};
+use super::{Kernel, Op, Registry, Table};
+use crate::device::{Cpu, Element, Pool, ViewMut};
 
 impl Registry<Cpu> {
-    /// Every CPU kernel of this crate.
+    /// Every CPU kernel of this crate; the fast ones come first.
     pub fn cpu() -> Self {
-        reference::registry()
+        let mut all = reference::registry();
+        first(&mut all.embedding, elementwise::CopyRows);
+        first(&mut all.kv_store, elementwise::CopyRows);
+        first(&mut all.activation, elementwise::Simd);
+        first(&mut all.rms_norm, norm::Simd);
+        first(&mut all.add_rms_norm, norm::Simd);
+        first(&mut all.rope, rope::Simd);
+        linear::register(&mut all.linear);
+        all
     }
 }
 
-/// An element that stands for a real number.
-pub(crate) trait Float: Element {
-    /// Exact.
-    fn to_f32(self) -> f32;
-    /// Rounded to nearest, ties to even.
-    fn from_f32(v: f32) -> Self;
+/// Makes `kernel` the default of a table.
+fn first<O: Op>(table: &mut Table<O, Cpu>, kernel: impl Kernel<O, Cpu> + 'static) {
+    table.insert(0, Arc::new(kernel));
 }
 
-impl Float for f32 {
-    fn to_f32(self) -> f32 {
-        self
-    }
-    fn from_f32(v: f32) -> Self {
-        v
-    }
-}
+/// Bytes of work below which another thread is not worth its launch.
+const GRAIN: usize = 32 << 10;
 
-impl Float for bf16 {
-    fn to_f32(self) -> f32 {
-        bf16::to_f32(self)
-    }
-    fn from_f32(v: f32) -> Self {
-        bf16::from_f32(v)
+/// Runs `f` over `0..rows` in parts, on more than one thread if rows of `bytes` each make it worth it.
+fn split(pool: &Pool, rows: usize, bytes: usize, f: impl Fn(Range<usize>) + Sync) {
+    let tasks = (rows * bytes / GRAIN).clamp(1, 4 * pool.threads()).min(rows);
+    match tasks {
+        0 => {}
+        1 => f(0..rows),
+        _ => pool.run(tasks, &|t| f(t * rows / tasks..(t + 1) * rows / tasks)),
     }
 }
 
-impl Float for f16 {
-    fn to_f32(self) -> f32 {
-        f16::to_f32(self)
+/// The rows of a tensor that the tasks of one launch write, each row by one task.
+struct RowsMut<T> {
+    ptr: *mut T,
+    rows: usize,
+    stride: usize,
+    row: usize,
+}
+
+// SAFETY: the only access is `RowsMut::row`, whose caller promises that no two tasks have the same row.
+unsafe impl<T: Send> Sync for RowsMut<T> {}
+
+impl<T: Element> RowsMut<T> {
+    /// The outermost rows of `v`.
+    fn new(v: &mut ViewMut<'_, Cpu>) -> Self {
+        let (rows, stride) = (v.shape()[0], v.stride());
+        let row = v.elements() / rows.max(1);
+        Self { ptr: v.slice_mut::<T>().as_mut_ptr(), rows, stride, row }
     }
-    fn from_f32(v: f32) -> Self {
-        f16::from_f32(v)
+
+    /// Row `i`.
+    ///
+    /// # Safety
+    /// The view outlives the result, and nobody else holds row `i`.
+    #[expect(clippy::mut_from_ref, reason = "the caller promises that rows are not shared")]
+    unsafe fn row(&self, i: usize) -> &mut [T] {
+        assert!(i < self.rows);
+        // SAFETY: row `i` lies inside the slice that `new` took; the caller has it alone.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(i * self.stride), self.row) }
     }
 }

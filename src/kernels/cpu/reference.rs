@@ -7,7 +7,7 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use lathe_reference as oracle;
 
-use super::{super::*, Float};
+use super::{super::*, simd::Float};
 use crate::device::{Cpu, CpuBuffer, Element, ViewMut};
 
 /// The oracle as a kernel of every operation.

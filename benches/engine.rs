@@ -1,0 +1,133 @@
+//! The engine's own time: schedule plus postprocess a step, prefix hashing, the block pool.
+//!
+//! `cargo bench --bench engine`
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use lathe::Result;
+use lathe::config::{EngineConfig, SamplingParams};
+use lathe::engine::block_manager::xxh3;
+use lathe::engine::{
+    Batch, BlockManager, Engine, Executor, RequestOptions, Sampled, SeqId, Sequence, StepResult, Vocabulary,
+    policies,
+};
+
+/// Takes no time and samples the same token for ever.
+struct Null;
+
+impl Executor for Null {
+    fn execute(&mut self, batch: &Batch<'_>, out: &mut StepResult) -> Result<()> {
+        out.sampled.extend(batch.items.iter().filter(|item| item.sample).map(|_| Sampled::Token(7)));
+        Ok(())
+    }
+}
+
+/// Steps in which every sequence decodes.
+const DECODES: usize = 900;
+
+fn prompt(number: usize) -> Vec<u32> {
+    // Lengths spread over 100..1024, as in nano-vLLM's workload; no shared prefix.
+    let len = 100 + number * 379 % 925;
+    (0..len).map(|i| (number * 31 + i * 7) as u32 % 50_000).collect()
+}
+
+/// An engine with this many sequences, all of them past their prompts.
+fn decoding(seqs: usize, waiting: usize, policy: &str) -> Engine {
+    let config =
+        EngineConfig { max_num_seqs: seqs, num_kvcache_blocks: Some(seqs * 8), ..EngineConfig::default() };
+    let vocabulary = Vocabulary { size: 50_000, eos_token_ids: vec![1, 2] };
+    let mut engine =
+        Engine::new(&config, vocabulary, policies::by_name(policy).unwrap(), Box::new(Null)).unwrap();
+    let params = Arc::new(SamplingParams { max_tokens: 1024, ..SamplingParams::default() });
+    for number in 0..seqs + waiting {
+        engine.add_request(&prompt(number), params.clone(), RequestOptions::default()).unwrap();
+    }
+    while engine.step().unwrap().len() < seqs {}
+    engine
+}
+
+fn steps(c: &mut Criterion) {
+    let mut group = c.benchmark_group("step");
+    group.warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(4)).sample_size(20);
+    for (policy, seqs, waiting) in [
+        ("chunked", 256, 0),
+        ("chunked", 1024, 0),
+        ("chunked", 8192, 0),
+        ("fcfs", 1024, 0),
+        ("chunked", 1024, 50_000),
+    ] {
+        group.bench_function(format!("{policy}/{seqs} running/{waiting} waiting"), |b| {
+            b.iter_custom(|iters| {
+                let (mut left, mut time) = (iters as usize, Duration::ZERO);
+                while left > 0 {
+                    let mut engine = decoding(seqs, waiting, policy);
+                    let count = left.min(DECODES);
+                    let start = Instant::now();
+                    for _ in 0..count {
+                        assert_eq!(engine.step().unwrap().len(), seqs);
+                    }
+                    time += start.elapsed();
+                    left -= count;
+                }
+                time
+            });
+        });
+    }
+}
+
+fn hashing(c: &mut Criterion) {
+    let mut group = c.benchmark_group("prefix hashing");
+    let tokens = prompt(1000).repeat(64)[..32_768].to_vec();
+    group.throughput(Throughput::Elements(tokens.len() as u64));
+    for block_size in [16, 256] {
+        group.bench_function(format!("block size {block_size}"), |b| {
+            b.iter(|| tokens.chunks_exact(block_size).fold(0, xxh3));
+        });
+    }
+}
+
+fn blocks(c: &mut Criterion) {
+    let mut group = c.benchmark_group("blocks");
+    const BLOCKS: usize = 4096;
+    group.throughput(Throughput::Elements(BLOCKS as u64));
+    let params = Arc::new(SamplingParams::default());
+    let seq = |len| {
+        let prompt: Vec<u32> = (0..len as u32).collect();
+        Sequence::new(SeqId::new(0, 0), &prompt, params.clone(), RequestOptions::default())
+    };
+    group.bench_function("allocate and free", |b| {
+        let (mut pool, mut seq) = (BlockManager::new(BLOCKS, 16, None), seq(1));
+        b.iter(|| {
+            pool.grow(&mut seq, BLOCKS * 16);
+            pool.release(&mut seq);
+        });
+    });
+    group.bench_function("allocate, cache, free and evict", |b| {
+        let (mut pool, mut seq) = (BlockManager::new(BLOCKS, 16, Some(xxh3)), seq(BLOCKS * 16));
+        pool.extend_hashes(&mut seq);
+        b.iter(|| {
+            pool.grow(&mut seq, BLOCKS * 16);
+            seq.computed = BLOCKS * 16;
+            pool.register(&mut seq);
+            pool.release(&mut seq);
+        });
+    });
+    group.bench_function("hit, revive and free", |b| {
+        let (mut pool, mut seq) = (BlockManager::new(BLOCKS, 16, Some(xxh3)), seq(BLOCKS * 16));
+        pool.extend_hashes(&mut seq);
+        pool.grow(&mut seq, BLOCKS * 16);
+        seq.computed = BLOCKS * 16;
+        pool.register(&mut seq);
+        pool.release(&mut seq);
+        b.iter(|| {
+            pool.take_hits(&mut seq);
+            assert_eq!(seq.block_table.len(), BLOCKS - 1);
+            pool.release(&mut seq);
+        });
+    });
+}
+
+criterion_group!(benches, steps, hashing, blocks);
+criterion_main!(benches);

@@ -1,0 +1,105 @@
+//! q/k-norm and rotary embedding of a token's heads in one pass over them.
+
+use half::{bf16, f16};
+
+use super::{
+    super::{Kernel, Rope, RopeArgs, Unsupported},
+    RowsMut,
+    norm::norm_scale,
+    simd::{Float, Isa, Job, dispatch},
+    split,
+};
+use crate::{
+    device::{Cpu, CpuBuffer, DType},
+    error::Result,
+};
+
+/// Vectorised over half a head.
+pub struct Simd;
+
+impl Kernel<Rope, Cpu> for Simd {
+    fn name(&self) -> &'static str {
+        "simd"
+    }
+
+    fn about(&self) -> &'static str {
+        "norm and rotation of a head in one pass, tokens split over the threads"
+    }
+
+    fn supports(&self, _: &(DType, bool)) -> std::result::Result<(), Unsupported> {
+        Ok(())
+    }
+
+    fn launch(&self, dev: &Cpu, args: RopeArgs<'_, Cpu>, _: &mut CpuBuffer) -> Result<()> {
+        match args.qkv.dtype() {
+            DType::F32 => rope::<f32>(dev, args),
+            DType::Bf16 => rope::<bf16>(dev, args),
+            DType::F16 => rope::<f16>(dev, args),
+            DType::I32 => unreachable!("checked"),
+        }
+        Ok(())
+    }
+}
+
+fn rope<T: Float>(dev: &Cpu, mut a: RopeArgs<'_, Cpu>) {
+    let &[tokens, _, dim] = a.qkv.shape() else { unreachable!("checked") };
+    let positions = a.positions.slice::<i32>();
+    let qkv = RowsMut::<T>::new(&mut a.qkv);
+    let norms = a.qk_norm.map(|norms| norms.map(|w| w.slice::<T>()));
+    split(dev.pool(), tokens, 2 * (a.heads + a.kv_heads) * dim * size_of::<T>(), |tokens| {
+        for t in tokens {
+            let cos_sin = a.cos_sin.row::<f32>(positions[t] as usize);
+            // SAFETY: `split` gives each token to one task.
+            let (q, kv) = unsafe { qkv.row(t) }.split_at_mut(a.heads * dim);
+            for (part, heads) in [q, &mut kv[..a.kv_heads * dim]].into_iter().enumerate() {
+                let weight = norms.map(|n| n[part]);
+                dispatch(dev.simd(), Heads { heads, weight, eps: a.eps, offset: a.offset, cos_sin });
+            }
+        }
+    });
+}
+
+/// The query heads or the key heads of one token.
+struct Heads<'a, T> {
+    heads: &'a mut [T],
+    weight: Option<&'a [T]>,
+    eps: f32,
+    offset: f32,
+    cos_sin: &'a [f32],
+}
+
+impl<T: Float> Job for Heads<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<I: Isa>(self) {
+        let dim = self.cos_sin.len();
+        for head in self.heads.chunks_exact_mut(dim) {
+            match self.weight {
+                None => rotate::<I, T>(head, self.cos_sin, |_, x| x),
+                Some(weight) => {
+                    let scale = norm_scale::<I, T>(head, self.eps);
+                    let offset = self.offset;
+                    rotate::<I, T>(
+                        head,
+                        self.cos_sin,
+                        #[inline(always)]
+                        |i, x| x * scale * (weight[i].to_f32() + offset),
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Rotates the pairs `i, i + dim/2` of `norm(i, head[i])`.
+#[inline(always)]
+fn rotate<I: Isa, T: Float>(head: &mut [T], cos_sin: &[f32], norm: impl Fn(usize, f32) -> f32) {
+    let half = head.len() / 2;
+    let (low, high) = head.split_at_mut(half);
+    let (cos, sin) = cos_sin[..2 * half].split_at(half);
+    for (i, ((l, h), (&c, &s))) in low.iter_mut().zip(high).zip(cos.iter().zip(sin)).enumerate() {
+        let (a, b) = (norm(i, l.to_f32()), norm(i + half, h.to_f32()));
+        *l = T::from_f32(I::mul_add(a, c, -(b * s)));
+        *h = T::from_f32(I::mul_add(b, c, a * s));
+    }
+}
