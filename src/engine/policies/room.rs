@@ -78,10 +78,8 @@ impl<'a> Room<'a> {
             self.free_blocks += self.view.blocks_needed(victim, tokens);
         }
         plan.preempt.push(victim);
-        self.free_blocks = match self.kept {
-            // Blocks that only the preempted share count for none of them; with one sequence left, they are free.
-            1 => self.view.num_blocks() - self.view.seq(self.view.running()[0]).block_table.len(),
-            _ => self.free_blocks + self.view.blocks_freed(victim),
-        };
+        // Blocks that only the preempted share are counted for none of them. That is too few but never none: of all
+        // preempted, the one admitted last holds its last block alone, unless a kept one has it.
+        self.free_blocks += self.view.blocks_freed(victim);
     }
 }
