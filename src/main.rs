@@ -1,2 +1,11 @@
 //! The `lathe` command.
-fn main() {}
+
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    cli::exit_code(cli::Cli::parse().run())
+}

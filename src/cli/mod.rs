@@ -1,0 +1,71 @@
+//! The subcommands, a file each, and how they end.
+
+mod generate;
+mod kernels;
+mod options;
+mod score;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+/// A small LLM inference engine and a testbed for kernels, samplers and schedulers.
+#[derive(clap::Parser)]
+#[command(version, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    Generate(generate::Args),
+    Score(score::Args),
+    Kernels(kernels::Args),
+}
+
+impl Cli {
+    /// Runs the subcommand.
+    ///
+    /// # Errors
+    /// What went wrong, for [`exit_code`] to print.
+    pub fn run(self) -> Result<()> {
+        match self.command {
+            Command::Generate(args) => generate::run(args),
+            Command::Score(args) => score::run(args),
+            Command::Kernels(args) => kernels::run(args),
+        }
+    }
+}
+
+/// 0, or 1 after one line `error: …` on stderr. A reader that closed the pipe early is no error.
+pub fn exit_code(result: Result<()>) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    if error.chain().any(is_broken_pipe) {
+        return ExitCode::SUCCESS;
+    }
+    let message = one_line(&format!("{error:#}"));
+    // Nobody is left to tell if stderr is closed.
+    let _ = writeln!(io::stderr(), "error: {message}");
+    ExitCode::FAILURE
+}
+
+fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// Writes `value` and a line end to stdout.
+fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    let mut out = io::stdout().lock();
+    // serde_json's own error would hide a broken pipe.
+    let line = serde_json::to_string(value)?;
+    out.write_all(line.as_bytes())?;
+    out.write_all(b"\n")?;
+    out.flush()?;
+    Ok(())
+}
