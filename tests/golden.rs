@@ -89,7 +89,8 @@ fn greedy_matches(family: &str, kernels: &[(&str, &str)]) {
     }
 }
 
-const FAMILIES: [&str; 6] = ["qwen3", "qwen2", "llama", "llama3_rope", "mistral_window", "gemma3"];
+const FAMILIES: [&str; 7] =
+    ["qwen3", "qwen2", "llama", "llama3_rope", "mistral_window", "gemma3", "gemma3_mixed"];
 
 fn check(kernels: &[(&str, &str)]) {
     for family in FAMILIES {

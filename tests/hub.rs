@@ -508,9 +508,17 @@ fn the_cache_is_where_the_environment_says() {
         let want = format!("a/b: is not in the cache at {want}/models--a--b, and HF_HUB_OFFLINE is set");
         assert_eq!(error, want);
     }
+    let certificates = tempfile::NamedTempFile::new().unwrap();
+    let path = certificates.path().to_str().unwrap();
+    let vars = |name: &str| ["HOME", "SSL_CERT_FILE"].contains(&name).then(|| path.to_owned());
+    let error = Hub::from_vars(vars).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        format!("{path}: has no certificates in PEM (from SSL_CERT_FILE or REQUESTS_CA_BUNDLE)")
+    );
     let error = Hub::from_vars(|_| None).unwrap_err().to_string();
     assert_eq!(error, "HF_HOME is not set, and neither is HOME, expected a folder for the cache of models");
-    let vars = |name: &str| (name != "HF_TOKEN").then(|| "hub.example".to_owned());
+    let vars = |name: &str| ["HF_ENDPOINT", "HF_HOME"].contains(&name).then(|| "hub.example".to_owned());
     let error = Hub::from_vars(vars).unwrap_err().to_string();
     assert_eq!(error, r#"HF_ENDPOINT is "hub.example", expected a URL such as https://huggingface.co"#);
 }

@@ -73,10 +73,10 @@ pub struct Hub {
 
 impl Hub {
     /// As the environment says: `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE`, `HF_TOKEN`,
-    /// `HF_TOKEN_PATH`, with the meanings and defaults of `huggingface_hub`.
+    /// `HF_TOKEN_PATH`, `SSL_CERT_FILE`, with the meanings and defaults of `huggingface_hub`.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the variable.
+    /// [`Error::Config`] naming the variable; [`Error::Model`] or [`Error::Io`] for the file of certificates.
     pub fn from_env() -> Result<Self> {
         Self::from_vars(|name| std::env::var(name).ok())
     }
@@ -109,7 +109,8 @@ impl Hub {
         let truth =
             |name| var(name).is_some_and(|v| ["1", "ON", "YES", "TRUE"].contains(&v.to_uppercase().as_str()));
         let offline = truth("HF_HUB_OFFLINE") || truth("TRANSFORMERS_OFFLINE");
-        let http = Http::new(&endpoint, token.filter(|token| !token.is_empty()))?;
+        let certificates = var("SSL_CERT_FILE").or_else(|| var("REQUESTS_CA_BUNDLE")).map(PathBuf::from);
+        let http = Http::new(&endpoint, token.filter(|token| !token.is_empty()), certificates.as_deref())?;
         Ok(Self { cache, offline, http })
     }
 

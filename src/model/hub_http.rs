@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
 use ureq::http::{Response, StatusCode, header};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 
 use super::hub::is_commit;
@@ -52,7 +54,8 @@ impl Http {
     /// Broken connections in a row, without a byte received, that end a download.
     const ATTEMPTS: u32 = 4;
 
-    pub(super) fn new(endpoint: &str, token: Option<String>) -> Result<Self> {
+    /// `certificates`: a PEM file of those to trust, for networks whose proxy has its own; Mozilla's otherwise.
+    pub(super) fn new(endpoint: &str, token: Option<String>, certificates: Option<&Path>) -> Result<Self> {
         let endpoint = endpoint.trim_end_matches('/');
         if origin(endpoint).is_none() {
             return Err(Error::config(
@@ -71,6 +74,9 @@ impl Http {
             .user_agent(concat!("lathe/", env!("CARGO_PKG_VERSION")));
         if ["http://127.0.0.1", "http://localhost"].iter().any(|local| endpoint.starts_with(local)) {
             config = config.proxy(None);
+        }
+        if let Some(path) = certificates {
+            config = config.tls_config(TlsConfig::builder().root_certs(root_certificates(path)?).build());
         }
         Ok(Self { agent: config.build().new_agent(), endpoint: endpoint.to_owned(), token })
     }
@@ -235,7 +241,12 @@ impl Http {
     }
 
     fn unreachable(&self, error: &dyn std::fmt::Display) -> Failure {
-        Failure::Unreachable(format!("cannot be fetched from {}: {error}", self.endpoint))
+        let error = error.to_string();
+        let advice = match error.contains("certificate") {
+            true => " (set SSL_CERT_FILE if your network has certificates of its own)",
+            false => "",
+        };
+        Failure::Unreachable(format!("cannot be fetched from {}: {error}{advice}", self.endpoint))
     }
 
     fn refusal(&self, url: &str, response: &Response<Body>) -> Failure {
@@ -255,6 +266,24 @@ impl Http {
         let wait = wait.map(|wait| format!(" (retry after {wait} s)")).unwrap_or_default();
         Failure::Final(format!("{url} answered {status}{wait}: {advice}"))
     }
+}
+
+/// The certificates of a PEM file.
+fn root_certificates(path: &Path) -> Result<RootCerts> {
+    let pem = std::fs::read(path).map_err(|error| Error::io(path, error))?;
+    let certificate = |item| match item {
+        Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),
+        Ok(_) => None,
+        Err(error) => Some(Err(Error::model(path, format!("not certificates in PEM: {error}")))),
+    };
+    let certificates = parse_pem(&pem).filter_map(certificate).collect::<Result<Vec<_>>>()?;
+    if certificates.is_empty() {
+        return Err(Error::model(
+            path,
+            "has no certificates in PEM (from SSL_CERT_FILE or REQUESTS_CA_BUNDLE)",
+        ));
+    }
+    Ok(RootCerts::new_with_certs(&certificates))
 }
 
 /// Scheme, host and port of a URL; `None` if it is not HTTP.

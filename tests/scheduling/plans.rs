@@ -211,6 +211,81 @@ fn blocks_freed_and_revived_in_one_plan() {
     }
 }
 
+/// Two sequences that share a block free it only together.
+#[test]
+fn shared_blocks_are_freed_by_their_last_owner() {
+    // Sequences 1 and 2 share two of their three blocks each; sequence 0 holds one, and one is free.
+    for (victims, blocks, free) in [(1..2, 3, 2), (1..3, 6, 5)] {
+        let setup =
+            Setup { block_size: 4, num_blocks: 6, tokens: 32, seqs: 4, max_model_len: 25, hash: Some(xxh3) };
+        let (mut engine, _) = setup.engine(policies::by_name("chunked").unwrap());
+        add(&mut engine, 3, 8);
+        let two = SamplingParams { max_tokens: 3, n: 2, ignore_eos: true, ..SamplingParams::default() };
+        engine.add_request(&[2; 9], two, RequestOptions::default()).unwrap();
+        engine.step().unwrap();
+        engine.step().unwrap();
+        assert_eq!((engine.running().len(), engine.blocks().num_free()), (3, 1));
+        add(&mut engine, blocks * 4, 1);
+        engine.set_scheduler(Box::new(Scripted(move |view: &View<'_>, _, plan: &mut Plan| {
+            plan.preempt.extend(&view.running()[victims.clone()]);
+            plan.run.push((view.waiting().last().unwrap(), blocks * 4));
+        })));
+        let error = engine.step().unwrap_err().to_string();
+        assert!(error.ends_with(&format!("{blocks} blocks needed, {free} free")), "{error}");
+    }
+}
+
+/// Two waiting sequences that revive the same cached blocks take them from the pool once.
+#[test]
+fn hits_of_two_sequences_in_one_plan() {
+    let setup =
+        Setup { block_size: 4, num_blocks: 4, tokens: 32, seqs: 4, max_model_len: 17, hash: Some(xxh3) };
+    let plan = |view: &View<'_>, _: Budget, plan: &mut Plan| {
+        for id in view.waiting() {
+            let need = view.need(id);
+            if need.start > 0 {
+                assert_eq!((view.cached_tokens(id), view.blocks_needed(id, 1)), (8, 3));
+                // Two blocks to revive, and room for nothing more before the third.
+                assert_eq!([0, 1, 2, 3, 4].map(|free| need.fit(free)), [0, 0, 0, 3, 3]);
+            }
+            plan.run.push((id, need.remaining));
+        }
+        plan.run.extend(view.running().iter().map(|&id| (id, 1)));
+    };
+    let (mut engine, _) = setup.engine(Box::new(Scripted(plan)));
+    add(&mut engine, 11, 1);
+    assert_eq!(drain(&mut engine).len(), 1);
+    add(&mut engine, 11, 2);
+    add(&mut engine, 11, 2);
+    engine.step().unwrap();
+    check_blocks(&engine);
+    assert_eq!((engine.stats().prefix_hit_tokens, engine.blocks().num_free()), (16, 0));
+    assert_eq!(drain(&mut engine).len(), 2);
+}
+
+/// An old prompt takes the blocks of a younger decode although decodes are planned first.
+#[test]
+fn chunked_takes_a_planned_decode_back() {
+    let setup = Setup { block_size: 4, num_blocks: 3, tokens: 5, seqs: 4, max_model_len: 17, hash: None };
+    let admit = |number: u64| {
+        Box::new(Scripted(move |view: &View<'_>, _: Budget, plan: &mut Plan| {
+            plan.run.extend(view.waiting().filter(|id| id.number() == number).map(|id| (id, 4)));
+        }))
+    };
+    let (mut engine, fake) = setup.engine(admit(1));
+    add(&mut engine, 9, 2);
+    add(&mut engine, 4, 9);
+    engine.step().unwrap();
+    engine.set_scheduler(admit(0));
+    engine.step().unwrap();
+    engine.set_scheduler(policies::by_name("chunked").unwrap());
+    // One block is free; the decode of 1 would take it, but 0 needs it, and another.
+    engine.step().unwrap();
+    let items: Vec<_> = fake.state().items.iter().map(|item| (item.id.number(), item.tokens)).collect();
+    assert_eq!((items, engine.stats().preemptions), (vec![(0, 5)], 1));
+    assert_eq!(drain(&mut engine).len(), 2);
+}
+
 #[test]
 fn preempts_one_that_waits() {
     let detail = "sequence 2 is Waiting";

@@ -17,6 +17,6 @@ impl Scheduler for Chunked {
         let mut room = Room::new(view, budget);
         room.go_on(plan, |remaining| remaining == 1);
         room.go_on(plan, |remaining| remaining > 1);
-        room.admit(plan, |_, _| true);
+        room.admit(plan, view.waiting(), |_, _| true);
     }
 }

@@ -16,7 +16,7 @@ impl Scheduler for Fcfs {
     fn plan(&mut self, view: &View<'_>, budget: Budget, plan: &mut Plan) {
         let mut room = Room::new(view, budget);
         room.go_on(plan, |remaining| remaining > 1);
-        room.admit(plan, |whole, first| whole || first);
+        room.admit(plan, view.waiting(), |whole, first| whole || first);
         if plan.run.is_empty() {
             room.go_on(plan, |remaining| remaining == 1);
         }

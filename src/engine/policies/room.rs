@@ -1,6 +1,9 @@
 //! What policies by arrival have in common: keeping count of tokens and blocks, and preempting the youngest.
 
-use crate::engine::scheduler::{Budget, Plan, View};
+use crate::engine::{
+    scheduler::{Budget, Plan, View},
+    sequence::SeqId,
+};
 
 /// What is left of a step's tokens and blocks while its plan is written.
 #[derive(Debug)]
@@ -44,14 +47,19 @@ impl<'a> Room<'a> {
         }
     }
 
-    /// Admits waiting sequences by arrival while all their blocks are free. `pick` is told whether the tokens suffice
-    /// for all of one and whether it would be the plan's first; admission ends at the first that it refuses. A plan
-    /// that preempts admits nobody.
-    pub fn admit(&mut self, plan: &mut Plan, pick: impl Fn(bool, bool) -> bool) {
+    /// Admits the waiting sequences `order`, in that order, while all their blocks are free. `pick` is told whether the
+    /// tokens suffice for all of one and whether it would be the plan's first; admission ends at the first that it
+    /// refuses. A plan that preempts admits nobody.
+    pub fn admit(
+        &mut self,
+        plan: &mut Plan,
+        order: impl IntoIterator<Item = SeqId>,
+        pick: impl Fn(bool, bool) -> bool,
+    ) {
         if !plan.preempt.is_empty() {
             return;
         }
-        for id in self.view.waiting() {
+        for id in order {
             if self.tokens == 0 || self.seqs == 0 {
                 break;
             }
@@ -78,10 +86,8 @@ impl<'a> Room<'a> {
             self.free_blocks += self.view.blocks_needed(victim, tokens);
         }
         plan.preempt.push(victim);
-        self.free_blocks = match self.kept {
-            // Blocks that only the preempted share count for none of them; with one sequence left, they are free.
-            1 => self.view.num_blocks() - self.view.seq(self.view.running()[0]).block_table.len(),
-            _ => self.free_blocks + self.view.blocks_freed(victim),
-        };
+        // Blocks that only the preempted share are counted for none of them. That is too few but never none: of all
+        // preempted, the one admitted last holds its last block alone, unless a kept one has it.
+        self.free_blocks += self.view.blocks_freed(victim);
     }
 }

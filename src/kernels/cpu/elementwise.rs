@@ -177,7 +177,7 @@ impl<T: Float> Job for Gated<'_, T> {
             }
             // 0.5 (1 + tanh y) is sigmoid(2y), which does not cancel where the gate is negative.
             Activation::GeluTanh => {
-                const TWICE_ROOT: f32 = 1.595_769_1; // 2 sqrt(2 / pi)
+                const TWICE_ROOT: f32 = 1.595_769; // 2 sqrt(2 / pi)
                 for ((o, &g), &u) in rows {
                     let g = g.to_f32();
                     let y = TWICE_ROOT * g * I::mul_add(0.044_715 * g, g, 1.0);

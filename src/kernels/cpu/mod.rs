@@ -1,5 +1,6 @@
 //! CPU kernels: `reference` for every operation (the oracle behind the seam), and the fast ones.
 
+mod attention;
 mod elementwise;
 mod linear;
 mod norm;
@@ -19,6 +20,7 @@ impl Registry<Cpu> {
         first(&mut all.embedding, elementwise::CopyRows);
         first(&mut all.kv_store, elementwise::CopyRows);
         first(&mut all.activation, elementwise::Simd);
+        first(&mut all.attention, attention::Tiled);
         first(&mut all.rms_norm, norm::Simd);
         first(&mut all.add_rms_norm, norm::Simd);
         first(&mut all.rope, rope::Simd);
@@ -62,6 +64,11 @@ impl<T: Element> RowsMut<T> {
         let (rows, stride) = (v.shape()[0], v.stride());
         let row = v.elements() / rows.max(1);
         Self { ptr: v.slice_mut::<T>().as_mut_ptr(), rows, stride, row }
+    }
+
+    /// The whole rows of `row` elements in `data`.
+    fn over(data: &mut [T], row: usize) -> Self {
+        Self { ptr: data.as_mut_ptr(), rows: data.len() / row, stride: row, row }
     }
 
     /// Row `i`.

@@ -113,7 +113,8 @@ impl Oracle for Rope {
             let (q, kv) = token.split_at_mut(a.heads * dim);
             for (part, x) in [q, &mut kv[..a.kv_heads * dim]].into_iter().enumerate() {
                 if let Some(norms) = &norms {
-                    oracle::rms_norm::rms_norm(&x.to_vec(), &norms[part], a.eps, a.offset, x);
+                    let before = x.to_vec();
+                    oracle::rms_norm::rms_norm(&before, &norms[part], a.eps, a.offset, x);
                 }
                 oracle::rope::rope_from_table(x, &positions[t..=t], &cos_sin, dim);
             }

@@ -3,7 +3,7 @@
 //! Every method is `#[inline(always)]`, so that it ends up inside the one function per level that has the
 //! level's instructions enabled ([`Level::enter`]). The tiles are written once, above this.
 
-use super::super::Float;
+use super::super::simd::Float;
 
 /// Work to do with the instructions of a level enabled. `run` is `#[inline(always)]`.
 pub(super) trait Work {

@@ -23,7 +23,7 @@ use self::{
     lanes::{Dot, Operand, Packed, Portable, Work},
     tile::{Products, ROWS},
 };
-use super::Float;
+use super::simd::Float;
 use crate::{
     device::{Cpu, CpuBuffer, DType, Pool, Simd, View},
     error::Result,

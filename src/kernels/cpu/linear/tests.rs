@@ -176,7 +176,7 @@ fn same_bits_in_any_batch<T: Float, O: Float>(simd: Simd) {
             let got = rows(threads, &x[range.start * k..range.end * k], gap);
             let (got, want) = (
                 bytemuck::cast_slice::<O, u8>(&got),
-                bytemuck::cast_slice(&all[range.start * n..range.end * n]),
+                bytemuck::cast_slice::<O, u8>(&all[range.start * n..range.end * n]),
             );
             assert!(
                 got == want,
