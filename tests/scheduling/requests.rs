@@ -91,12 +91,12 @@ fn max_model_len_ends_with_length() {
 struct Letters;
 
 impl TextHook for Letters {
-    fn token(&mut self, seq: &Sequence, text: &mut Text, stop: &[String]) -> Option<usize> {
+    fn token(&mut self, seq: &Sequence, text: &mut Text, stop: &[String]) -> Option<u32> {
         assert_eq!(text.output.len() + 1, seq.generated());
         text.output.extend(char::from_u32(*seq.tokens.last().unwrap()));
         let found = stop.iter().position(|stop| text.output.ends_with(stop))?;
         text.output.truncate(text.output.len() - stop[found].len());
-        Some(found)
+        Some(found as u32)
     }
 }
 
@@ -128,7 +128,7 @@ fn n_sequences_share_the_prompt() {
     while !engine.is_finished() {
         for event in engine.step().unwrap().to_vec() {
             assert_eq!(event.request, request);
-            outputs[event.sample].extend(event.token);
+            outputs[event.sample as usize].extend(event.token);
             if event.finish.is_some() {
                 let seq = engine.seq(event.id).unwrap();
                 assert_eq!(seq.logprobs, (10..16).map(logprobs_at).collect::<Vec<_>>());
