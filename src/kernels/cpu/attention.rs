@@ -13,16 +13,13 @@
 
 mod tile;
 
-use std::{
-    ops::Range,
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
-};
+use std::ops::Range;
 
 use half::{bf16, f16};
 
 use super::{
     super::{Attention, AttentionArgs, AttentionSpec, Kernel, SeqLen, Unsupported},
-    RowsMut,
+    RowsMut, each,
     simd::{Float, LANES},
 };
 use crate::{
@@ -246,20 +243,6 @@ fn threads<T: Float>(dev: &Cpu, call: &Call<'_, T>, scratch: usize) -> usize {
     // A pair costs about dim / 16 cycles; a thread should have some ten microseconds of them.
     let worth = (queries_times_keys * dims.heads * dims.dim) >> 19;
     dev.pool().threads().min(fit).min(worth).max(1)
-}
-
-/// Runs `f(worker, item)` for every item, each worker one at a time.
-fn each(dev: &Cpu, workers: usize, items: usize, f: &(dyn Fn(usize, usize) + Sync)) {
-    let next = AtomicUsize::new(0);
-    dev.pool().run(workers.min(items), &|worker| {
-        loop {
-            let item = next.fetch_add(1, Relaxed);
-            if item >= items {
-                return;
-            }
-            f(worker, item);
-        }
-    });
 }
 
 /// As many queries as fill a tile, or fewer if that leaves threads idle.

@@ -50,7 +50,7 @@ pub trait Isa: Copy {
 /// What every CPU of the target has. Without fused multiply-add: calling the library for one costs more than the
 /// extra rounding.
 #[derive(Clone, Copy)]
-struct Plain;
+pub struct Plain;
 
 impl Isa for Plain {
     type V = V8;
