@@ -1,7 +1,12 @@
 //! The subcommands, a file each, and how they end.
 
+mod bench;
+mod chat;
+mod doctor;
 mod generate;
 mod kernels;
+mod library;
+mod machine;
 mod options;
 mod score;
 
@@ -21,8 +26,11 @@ pub struct Cli {
 #[derive(clap::Subcommand)]
 enum Command {
     Generate(generate::Args),
+    Chat(chat::Args),
     Score(score::Args),
     Kernels(kernels::Args),
+    Bench(bench::Args),
+    Doctor(doctor::Args),
 }
 
 impl Cli {
@@ -33,8 +41,11 @@ impl Cli {
     pub fn run(self) -> Result<()> {
         match self.command {
             Command::Generate(args) => generate::run(args),
+            Command::Chat(args) => chat::run(args),
             Command::Score(args) => score::run(args),
             Command::Kernels(args) => kernels::run(args),
+            Command::Bench(args) => bench::run(args),
+            Command::Doctor(args) => doctor::run(args),
         }
     }
 }

@@ -114,6 +114,16 @@ impl Hub {
         Ok(Self { cache, offline, http })
     }
 
+    /// The folder of the cache.
+    pub fn cache(&self) -> &Path {
+        &self.cache
+    }
+
+    /// Whether the environment forbids requests.
+    pub fn is_offline(&self) -> bool {
+        self.offline
+    }
+
     /// The folder of `repo`'s files in the cache, after downloading those that are not there yet.
     ///
     /// A complete snapshot of a commit needs no request; of a branch or tag, one. If the hub cannot be reached, the

@@ -78,8 +78,7 @@ impl PythonRandom {
             (i, s[0]) = Self::after(i, &s);
         }
         for _ in 1..Self::N {
-            s[i] =
-                (s[i] ^ (s[i - 1] ^ (s[i - 1] >> 30)).wrapping_mul(1_566_083_941)).wrapping_sub(i as u32);
+            s[i] = (s[i] ^ (s[i - 1] ^ (s[i - 1] >> 30)).wrapping_mul(1_566_083_941)).wrapping_sub(i as u32);
             (i, s[0]) = Self::after(i, &s);
         }
         s[0] = 1 << 31;
