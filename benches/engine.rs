@@ -25,7 +25,7 @@ impl Executor for Null {
 }
 
 /// Steps in which every sequence decodes.
-const DECODES: usize = 900;
+const DECODES: usize = 600;
 
 fn prompt(number: usize) -> Vec<u32> {
     // Lengths spread over 100..1024, as in nano-vLLM's workload; no shared prefix.

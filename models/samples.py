@@ -22,7 +22,7 @@ def main():
     ap.add_argument("--temperature", type=float, default=0.7)
     ap.add_argument("--seed", type=int, default=0)
     ap.add_argument("--tokens", type=int, default=120)
-    a = ap.parse_args()
+    a = ap.parse_intermixed_args()
     torch.set_grad_enabled(False)
     tok = AutoTokenizer.from_pretrained(a.model)
     model = AutoModelForCausalLM.from_pretrained(a.model, dtype=torch.float32).eval()

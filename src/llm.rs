@@ -42,7 +42,7 @@ pub struct Output {
     /// Its request.
     pub request: RequestId,
     /// Which of the request's `n`.
-    pub sample: usize,
+    pub sample: u32,
     /// The prompt as the model saw it.
     pub prompt_token_ids: Vec<u32>,
     /// The generated tokens; a token that ended it is the last.
@@ -67,7 +67,7 @@ pub struct Piece {
     /// Its request.
     pub request: RequestId,
     /// Which of the request's `n`.
-    pub sample: usize,
+    pub sample: u32,
     /// The new token; none if the logits were invalid.
     pub token_id: Option<u32>,
     /// Text that is final now; never a part of a stop string or of a character.

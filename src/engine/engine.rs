@@ -48,7 +48,7 @@ pub struct Event {
     /// Its request.
     pub request: RequestId,
     /// Which of the request's `n` sequences.
-    pub sample: usize,
+    pub sample: u32,
     /// The new token; none if the logits were invalid.
     pub token: Option<u32>,
     /// Why it ended, if it did.
@@ -192,12 +192,12 @@ impl Engine {
         let seed = params.seed.unwrap_or_else(drawn);
         let arrival = options.arrival.unwrap_or_else(|| self.clock.now());
         let hold = self.pool.caches() && prompt.len() > self.pool.block_size();
-        for sample in 0..params.n {
+        for sample in 0..params.n as u32 {
             let held = sample > 0 && hold;
             let id = self.seqs.insert(|id| Sequence::new(id, prompt, params.clone(), options.clone()));
             let seq = self.seqs.at(id);
             (seq.request, seq.sample) = (request, sample);
-            seq.seed = seed.wrapping_add(sample as u64);
+            seq.seed = seed.wrapping_add(u64::from(sample));
             seq.max_len = seq.max_len.min(self.max_model_len);
             seq.timing.arrival = arrival;
             self.pool.extend_hashes(seq);
@@ -260,8 +260,8 @@ impl Engine {
         if self.is_finished() {
             return Ok(&self.events);
         }
-        self.plan()?;
-        self.commit();
+        let admitted = self.plan()?;
+        self.commit(admitted);
         self.result.clear();
         let num_decodes = self.items.partition_point(|item| item.tokens == 1);
         let batch = Batch { items: &self.items, num_decodes, seqs: &self.seqs };
@@ -275,7 +275,8 @@ impl Engine {
         Ok(&self.events)
     }
 
-    fn plan(&mut self) -> Result<()> {
+    /// Returns how many sequences the plan admits.
+    fn plan(&mut self) -> Result<usize> {
         self.plan.clear();
         let view = View {
             seqs: &self.seqs,
@@ -289,7 +290,7 @@ impl Engine {
     }
 
     /// Moves sequences and blocks as planned and makes the batch.
-    fn commit(&mut self) {
+    fn commit(&mut self, mut admitted: usize) {
         for &id in &self.plan.preempt {
             let seq = self.seqs.at(id);
             seq.computed_before = seq.computed_before.max(seq.computed);
@@ -300,12 +301,16 @@ impl Engine {
             self.running.remove(self.running.partition_point(|&other| other < id));
             self.waiting.insert(self.waiting.partition_point(|&other| other < id), id);
         }
-        // All hits before any new block, which may take the place of a cached one.
-        for &(id, _) in &self.plan.run {
+        // All hits before any new block, which may take the place of a cached one. Policies tend to admit last.
+        for &(id, _) in self.plan.run.iter().rev() {
+            if admitted == 0 {
+                break;
+            }
             let seq = self.seqs.at(id);
             if seq.status != Status::Waiting {
                 continue;
             }
+            admitted -= 1;
             seq.status = Status::Running;
             self.pool.take_hits(seq);
             if seq.timing.scheduled.is_none() {

@@ -1,6 +1,6 @@
 //! The rules of a plan, checked before anything moves.
 
-use super::scheduler::{Budget, Plan, View};
+use super::scheduler::{Budget, Plan, View, new_blocks};
 use super::sequence::{SeqId, Status};
 use crate::error::{Error, Result};
 
@@ -21,7 +21,7 @@ enum Named {
 }
 
 impl PlanCheck {
-    /// Checks a plan. Nothing of the engine changes.
+    /// Checks a plan and counts the sequences that it admits. Nothing of the engine changes.
     ///
     /// # Errors
     /// [`Error::Plan`] with the first rule that is broken.
@@ -31,14 +31,19 @@ impl PlanCheck {
         view: &View<'_>,
         budget: Budget,
         plan: &Plan,
-    ) -> Result<()> {
+    ) -> Result<usize> {
         self.mark += 1;
         self.seqs.resize(view.seqs.num_slots(), (0, Named::Run));
         self.blocks.resize(view.pool.num_blocks(), (0, 0, false));
         self.rules(view, budget, plan).map_err(|(rule, detail)| Error::Plan { scheduler, rule, detail })
     }
 
-    fn rules(&mut self, view: &View<'_>, budget: Budget, plan: &Plan) -> Result<(), (&'static str, String)> {
+    fn rules(
+        &mut self,
+        view: &View<'_>,
+        budget: Budget,
+        plan: &Plan,
+    ) -> Result<usize, (&'static str, String)> {
         let broken = |rule: &'static str, detail: String| Err((rule, detail));
         let show = |id: SeqId| format!("sequence {}", id.number());
         let mut freed = 0;
@@ -64,14 +69,14 @@ impl PlanCheck {
             let left = format!("{} waiting, {} running", view.waiting.len(), view.running.len());
             return broken("a plan runs something while requests are unfinished", left);
         }
-        let (mut tokens, mut blocks, mut seqs) = (0, 0, view.running.len() - plan.preempt.len());
+        let (mut tokens, mut blocks, mut admitted) = (0, 0, 0);
         for &(id, count) in &plan.run {
             self.name(view, id, Named::Run)?;
             let seq = &view.seqs[id];
             let (start, held) = match seq.status {
                 Status::Running => (seq.computed, seq.block_table.len()),
                 Status::Waiting => {
-                    seqs += 1;
+                    admitted += 1;
                     let mut hits = 0;
                     for (block, _) in view.pool.hits(seq) {
                         let entry = self.block(block);
@@ -97,11 +102,12 @@ impl PlanCheck {
                 return broken("a sequence runs no more tokens than it has left", detail);
             }
             tokens += count;
-            blocks += (start + count).div_ceil(view.block_size()).saturating_sub(held);
+            blocks += new_blocks(start + count, held, view.block_size());
         }
         if tokens > budget.tokens {
             return broken("max_num_batched_tokens", format!("{tokens} tokens, {} allowed", budget.tokens));
         }
+        let seqs = view.running.len() - plan.preempt.len() + admitted;
         if seqs > budget.seqs {
             return broken("max_num_seqs", format!("{seqs} sequences would run, {} allowed", budget.seqs));
         }
@@ -109,7 +115,7 @@ impl PlanCheck {
         if blocks > free {
             return broken("blocks must be free", format!("{blocks} blocks needed, {free} free"));
         }
-        Ok(())
+        Ok(admitted)
     }
 
     fn name(&mut self, view: &View<'_>, id: SeqId, named: Named) -> Result<(), (&'static str, String)> {

@@ -149,7 +149,7 @@ pub struct Need {
 impl Need {
     /// Free blocks that running `tokens` tokens takes.
     pub fn blocks(&self, tokens: usize) -> usize {
-        self.revived + (self.start + tokens).div_ceil(self.block_size).saturating_sub(self.held)
+        self.revived + new_blocks(self.start + tokens, self.held, self.block_size)
     }
 
     /// The most tokens, up to what remains, for which `free` blocks are enough; 0 if none.
@@ -158,5 +158,14 @@ impl Need {
             Some(new) => self.remaining.min((self.held + new) * self.block_size - self.start),
             None => 0,
         }
+    }
+}
+
+/// Blocks that a sequence with `held` of them lacks for `tokens` tokens. Most steps of a decode need none and no
+/// division.
+pub(super) fn new_blocks(tokens: usize, held: usize, block_size: usize) -> usize {
+    match tokens.saturating_sub(held * block_size) {
+        0 => 0,
+        beyond => beyond.div_ceil(block_size),
     }
 }

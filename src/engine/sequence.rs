@@ -119,34 +119,41 @@ pub struct Timing {
 }
 
 /// One generation in progress. Inside an engine, only the engine changes it.
+///
+/// `repr(C)`: what every step touches lies together at the beginning.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Sequence {
     /// Its handle.
     pub id: SeqId,
+    /// Leading tokens whose keys and values are in the KV cache.
+    pub computed: usize,
     /// Prompt, then generated tokens.
     pub tokens: Vec<u32>,
     /// KV blocks of the computed tokens, in order; spare room in the last.
     pub block_table: Vec<u32>,
-    /// Leading tokens whose keys and values are in the KV cache.
-    pub computed: usize,
+    /// Where it stands.
+    pub status: Status,
+    /// Which of the request's `n` sequences.
+    pub sample: u32,
     /// Tokens of the prompt.
     pub prompt_len: usize,
     /// The length that ends it: `prompt_len + max_tokens`, at most `max_model_len`.
     pub max_len: usize,
-    /// Where it stands.
-    pub status: Status,
+    /// Most tokens that were ever computed, before any preemption.
+    pub(super) computed_before: usize,
+    /// Leading blocks known to the prefix cache, and the cache's name for the last of them.
+    pub(super) registered: (usize, u64),
     /// How to sample.
     pub params: Arc<SamplingParams>,
-    /// Keys its random numbers, together with the position of the token that is sampled.
-    pub seed: u64,
     /// The request it belongs to.
     pub request: RequestId,
-    /// Which of the request's `n` sequences.
-    pub sample: usize,
-    /// Facts for policies.
-    pub options: RequestOptions,
     /// When things happened.
     pub timing: Timing,
+    /// Keys its random numbers, together with the position of the token that is sampled.
+    pub seed: u64,
+    /// Facts for policies.
+    pub options: RequestOptions,
     /// Tokens of the prompt that the prefix cache had when it first ran.
     pub prefix_hit: usize,
     /// Times it was preempted.
@@ -157,10 +164,6 @@ pub struct Sequence {
     pub prompt_logprobs: Vec<Option<TokenLogprobs>>,
     /// Chained hashes of the leading full blocks of `tokens`.
     pub(super) hashes: Vec<u64>,
-    /// Leading blocks known to the prefix cache, and the cache's name for the last of them.
-    pub(super) registered: (usize, u64),
-    /// Most tokens that were ever computed, before any preemption.
-    pub(super) computed_before: usize,
 }
 
 impl Sequence {
@@ -168,23 +171,23 @@ impl Sequence {
     pub fn new(id: SeqId, prompt: &[u32], params: Arc<SamplingParams>, options: RequestOptions) -> Self {
         Self {
             id,
+            computed: 0,
             tokens: prompt.to_vec(),
             block_table: Vec::new(),
-            computed: 0,
+            status: Status::Waiting,
+            sample: 0,
             prompt_len: prompt.len(),
             max_len: prompt.len().saturating_add(params.max_tokens),
-            status: Status::Waiting,
-            seed: params.seed.unwrap_or_default(),
+            computed_before: 0,
+            registered: (0, options.cache_salt),
             request: RequestId(id.number),
-            sample: 0,
             timing: Timing { arrival: options.arrival.unwrap_or_default(), ..Timing::default() },
+            seed: params.seed.unwrap_or_default(),
             prefix_hit: 0,
             preemptions: 0,
             logprobs: Vec::new(),
             prompt_logprobs: Vec::new(),
             hashes: Vec::new(),
-            registered: (0, options.cache_salt),
-            computed_before: 0,
             params,
             options,
         }

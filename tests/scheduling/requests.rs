@@ -114,7 +114,7 @@ fn n_sequences_share_the_prompt() {
     while !engine.is_finished() {
         for event in engine.step().unwrap().to_vec() {
             assert_eq!(event.request, request);
-            outputs[event.sample].extend(event.token);
+            outputs[event.sample as usize].extend(event.token);
             if event.finish.is_some() {
                 let seq = engine.seq(event.id).unwrap();
                 assert_eq!(seq.logprobs, (10..16).map(logprobs_at).collect::<Vec<_>>());

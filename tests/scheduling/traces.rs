@@ -84,7 +84,7 @@ struct Trial {
     fake: Fake,
     policy: &'static str,
     /// Unfinished sequences by request and sample: prompt, parameters, tokens so far.
-    open: HashMap<(RequestId, usize), (usize, SamplingParams, Vec<u32>)>,
+    open: HashMap<(RequestId, u32), (usize, SamplingParams, Vec<u32>)>,
     requests: Vec<RequestId>,
     /// Whether every position was computed exactly once, so that the counts must add up.
     plain: bool,
@@ -113,7 +113,7 @@ impl Trial {
                 assert!(good, "admitted {} tokens to {:?}", prompt.len(), self.setup);
                 assert_eq!(self.engine.num_unfinished(), before + params.n);
                 self.requests.push(request);
-                for sample in 0..params.n {
+                for sample in 0..params.n as u32 {
                     self.open.insert((request, sample), (prompt.len(), params.clone(), Vec::new()));
                     self.prompts += prompt.len();
                 }
@@ -162,8 +162,12 @@ impl Trial {
             assert_eq!(seq.output(), output, "tokens of the events");
             let Some(reason) = event.finish else { continue };
             assert_eq!(seq.status, Status::Finished(reason));
-            let (want, why) =
-                oracle(*prompt, params, params.seed.unwrap() + event.sample as u64, self.setup.max_model_len);
+            let (want, why) = oracle(
+                *prompt,
+                params,
+                params.seed.unwrap() + u64::from(event.sample),
+                self.setup.max_model_len,
+            );
             if reason == FinishReason::Error {
                 self.plain = false;
                 assert_eq!(event.token, None);

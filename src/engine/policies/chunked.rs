@@ -15,8 +15,9 @@ impl Scheduler for Chunked {
 
     fn plan(&mut self, view: &View<'_>, budget: Budget, plan: &mut Plan) {
         let mut room = Room::new(view, budget);
-        room.go_on(plan, |remaining| remaining == 1);
-        room.go_on(plan, |remaining| remaining > 1);
+        if room.go_on(plan, |remaining| remaining == 1) {
+            room.go_on(plan, |remaining| remaining > 1);
+        }
         room.admit(plan, view.waiting(), |_, _| true);
     }
 }

@@ -24,15 +24,16 @@ impl<'a> Room<'a> {
     }
 
     /// Runs those running sequences whose remaining tokens `pick` accepts, oldest first, as far as tokens reach. One
-    /// that lacks a block takes it from the youngest; the youngest itself waits.
-    pub fn go_on(&mut self, plan: &mut Plan, pick: impl Fn(usize) -> bool) {
+    /// that lacks a block takes it from the youngest; the youngest itself waits. Returns whether it passed over any.
+    pub fn go_on(&mut self, plan: &mut Plan, pick: impl Fn(usize) -> bool) -> bool {
         let running = self.view.running();
-        let mut index = 0;
+        let (mut index, mut passed) = (0, false);
         while index < self.kept && self.tokens > 0 {
             let id = running[index];
             let need = self.view.need(id);
             index += 1;
             if !pick(need.remaining) {
+                passed = true;
                 continue;
             }
             while need.fit(self.free_blocks) == 0 && self.kept > index {
@@ -45,6 +46,7 @@ impl<'a> Room<'a> {
                 plan.run.push((id, tokens));
             }
         }
+        passed
     }
 
     /// Admits the waiting sequences `order`, in that order, while all their blocks are free. `pick` is told whether the

@@ -13,19 +13,20 @@
 
 mod tile;
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::ops::Range;
 
 use half::{bf16, f16};
 
 use super::{
     super::{Attention, AttentionArgs, AttentionSpec, Kernel, SeqLen, Unsupported},
-    RowsMut,
+    RowsMut, each,
     simd::{Float, LANES},
 };
 use crate::{
     device::{Cpu, CpuBuffer, DType, Simd},
     error::Result,
 };
+use tile::Rows;
 
 /// Keys of a chunk.
 const CHUNK: usize = 128;
@@ -244,20 +245,6 @@ fn threads<T: Float>(dev: &Cpu, call: &Call<'_, T>, scratch: usize) -> usize {
     dev.pool().threads().min(fit).min(worth).max(1)
 }
 
-/// Runs `f(worker, item)` for every item, each worker one at a time.
-fn each(dev: &Cpu, workers: usize, items: usize, f: &(dyn Fn(usize, usize) + Sync)) {
-    let next = AtomicUsize::new(0);
-    dev.pool().run(workers.min(items), &|worker| {
-        loop {
-            let item = next.fetch_add(1, Relaxed);
-            if item >= items {
-                return;
-            }
-            f(worker, item);
-        }
-    });
-}
-
 /// As many queries as fill a tile, or fewer if that leaves threads idle.
 fn queries_per_tile(dims: Dims, lens: &[SeqLen], threads: usize) -> usize {
     let queries: usize = lens.iter().map(|l| l.q).sum();
@@ -399,96 +386,35 @@ impl<T: Float> Call<'_, T> {
         }
     }
 
-    /// The longest run of keys from `key` on, up to `end`, that lies in one block: its first element, its length.
-    fn run(&self, tile: Tile, key: usize, end: usize) -> (usize, usize) {
+    /// The longest run of keys (or values) from `key` on, up to `end`, that lies in one block of the cache.
+    fn run<'c>(&self, cache: &'c [T], tile: Tile, key: usize, end: usize) -> Rows<'c, T> {
         let Dims { kv_heads, dim, block_size, .. } = self.dims;
-        let (block, at) = (key / block_size, key % block_size);
+        let (block, at, stride) = (key / block_size, key % block_size, kv_heads * dim);
         let table = self.args.block_table.row::<i32>(tile.seq);
-        let first = table[block] as usize * self.block_stride + (at * kv_heads + tile.kv_head) * dim;
-        (first, (block_size - at).min(end - key))
+        let first = table[block] as usize * self.block_stride + at * stride + tile.kv_head * dim;
+        let count = (block_size - at).min(end - key);
+        Rows { data: &cache[first..first + (count - 1) * stride + dim], stride, count, dim }
     }
 
     /// Scores, weights and weighted values of one chunk, folded into `w.state` and `w.o`, or stored there.
     fn chunk(&self, tile: Tile, chunk: usize, w: &mut Work<'_>, folded: bool) {
-        let Dims { dim, kv_heads, .. } = self.dims;
-        let (group, padded, stride) = (self.dims.group(), self.dims.padded(), kv_heads * dim);
+        let (group, padded, simd) = (self.dims.group(), self.dims.padded(), self.simd);
         let rows = tile.count * group;
         let begin = chunk * CHUNK;
         let from = self.visible(tile, 0).0.max(begin);
-        let end = self.visible(tile, tile.count - 1).1.min(begin + CHUNK);
-        // The keys of this chunk that some row of a block sees end here.
-        let seen = |row: usize| self.visible(tile, row / group).1.min(begin + CHUNK);
+        // Where the keys end that a row sees, and those that any row sees.
+        let seen_end = |row: usize| self.visible(tile, row / group).1.min(begin + CHUNK);
+        let end = seen_end(rows - 1);
         let direct = rows <= DIRECT;
-
-        let mut key = from;
-        while key < end {
-            let pack_end = if direct { end } else { end.min(key + PACK) };
-            let (mut run_key, pack_from) = (key, key);
-            while run_key < pack_end {
-                let (first, count) = self.run(tile, run_key, pack_end);
-                let last = first + (count - 1) * stride + dim;
-                let keys = &self.k[first..last];
-                if direct {
-                    tile::scores(
-                        self.simd,
-                        w.q,
-                        padded,
-                        rows,
-                        keys,
-                        stride,
-                        count,
-                        dim,
-                        &mut w.p[run_key - begin..],
-                    );
-                } else {
-                    tile::widen(
-                        self.simd,
-                        keys,
-                        stride,
-                        count,
-                        dim,
-                        &mut w.k[(run_key - pack_from) * padded..],
-                        padded,
-                    );
-                }
-                run_key += count;
-            }
-            if !direct {
-                for row in (0..rows).step_by(BLOCK) {
-                    let block = BLOCK.min(rows - row);
-                    let count = seen(row + block - 1).min(pack_end).saturating_sub(pack_from);
-                    let out = &mut w.p[row * CHUNK + pack_from - begin..];
-                    tile::scores(
-                        self.simd,
-                        &w.q[row * padded..],
-                        padded,
-                        block,
-                        w.k,
-                        padded,
-                        count,
-                        dim,
-                        out,
-                    );
-                }
-            }
-            key = pack_end;
-        }
-
-        if !direct {
+        if direct {
+            self.scores_direct(tile, w, begin, from..end);
+        } else {
+            self.scores_packed(tile, w, begin, from..end, seen_end);
             let mut key = from;
             while key < end {
-                let (first, count) = self.run(tile, key, end);
-                let last = first + (count - 1) * stride + dim;
-                tile::widen(
-                    self.simd,
-                    &self.v[first..last],
-                    stride,
-                    count,
-                    dim,
-                    &mut w.v[(key - from) * padded..],
-                    padded,
-                );
-                key += count;
+                let values = self.run(self.v, tile, key, end);
+                tile::widen(simd, values, &mut w.v[(key - from) * padded..], padded);
+                key += values.count;
             }
         }
         for row in (0..rows).step_by(BLOCK) {
@@ -498,21 +424,19 @@ impl<T: Float> Call<'_, T> {
                 let (oldest, newest) = self.visible(tile, (row + r) / group);
                 let seen = oldest.max(begin) - begin..newest.clamp(begin, begin + CHUNK) - begin;
                 let p = &mut w.p[(row + r) * CHUNK..][..CHUNK];
-                *state = tile::weights(self.simd, p, seen, self.args.scale, self.args.softcap);
+                *state = tile::weights(simd, p, seen, self.args.scale, self.args.softcap);
             }
             w.part[..block * padded].fill(0.0);
-            let end = seen(row + block - 1);
+            let end = seen_end(row + block - 1);
             let mut key = from;
             while key < end {
                 let p = &w.p[row * CHUNK + key - begin..];
                 if direct {
-                    let (first, count) = self.run(tile, key, end);
-                    let values = &self.v[first..first + (count - 1) * stride + dim];
-                    tile::weighted(self.simd, p, block, values, stride, count, dim, w.part, padded);
-                    key += count;
+                    let values = self.run(self.v, tile, key, end);
+                    tile::weighted(simd, p, block, values, w.part, padded);
+                    key += values.count;
                 } else {
-                    let values = &w.v[(key - from) * padded..];
-                    tile::weighted(self.simd, p, block, values, padded, end - key, dim, w.part, padded);
+                    tile::weighted(simd, p, block, self.packed(w.v, key - from, end - key), w.part, padded);
                     key = end;
                 }
             }
@@ -521,12 +445,57 @@ impl<T: Float> Call<'_, T> {
                 let to = &mut w.state[2 * (row + r)..][..2];
                 let o = &mut w.o[(row + r) * padded..][..padded];
                 if folded {
-                    tile::fold(self.simd, to, o, of, part);
+                    tile::fold(simd, to, o, of, part);
                 } else {
                     to.copy_from_slice(&of);
                     o.copy_from_slice(part);
                 }
             }
         }
+    }
+
+    /// Scores of few rows, from the cache.
+    fn scores_direct(&self, tile: Tile, w: &mut Work<'_>, begin: usize, keys: Range<usize>) {
+        let q = self.packed(w.q, 0, tile.count * self.dims.group());
+        let mut key = keys.start;
+        while key < keys.end {
+            let run = self.run(self.k, tile, key, keys.end);
+            let values = self.run(self.v, tile, key, keys.end);
+            tile::scores(self.simd, q, run, &mut w.p[key - begin..], Some(values));
+            key += run.count;
+        }
+    }
+
+    /// Scores of many rows: [`PACK`] keys at a time are widened and meet every row that sees them.
+    fn scores_packed(
+        &self,
+        tile: Tile,
+        w: &mut Work<'_>,
+        begin: usize,
+        keys: Range<usize>,
+        seen_end: impl Fn(usize) -> usize,
+    ) {
+        let (rows, padded) = (tile.count * self.dims.group(), self.dims.padded());
+        for first in keys.clone().step_by(PACK) {
+            let end = keys.end.min(first + PACK);
+            let mut key = first;
+            while key < end {
+                let run = self.run(self.k, tile, key, end);
+                tile::widen(self.simd, run, &mut w.k[(key - first) * padded..], padded);
+                key += run.count;
+            }
+            for row in (0..rows).step_by(BLOCK) {
+                let block = BLOCK.min(rows - row);
+                let count = seen_end(row + block - 1).min(end).saturating_sub(first);
+                let (q, k) = (self.packed(w.q, row, block), self.packed(w.k, 0, count));
+                tile::scores(self.simd, q, k, &mut w.p[row * CHUNK + first - begin..], None);
+            }
+        }
+    }
+
+    /// Rows `first..first + count` of a padded buffer.
+    fn packed<'w>(&self, buffer: &'w [f32], first: usize, count: usize) -> Rows<'w, f32> {
+        let (dim, stride) = (self.dims.dim, self.dims.padded());
+        Rows { data: &buffer[first * stride..], stride, count, dim }
     }
 }

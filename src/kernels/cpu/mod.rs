@@ -3,12 +3,21 @@
 mod attention;
 mod elementwise;
 mod linear;
+mod logits;
+mod noise;
 mod norm;
 mod reference;
 mod rope;
+mod sample;
 mod simd;
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
 
 use super::{Kernel, Op, Registry, Table};
 use crate::device::{Cpu, Element, Pool, ViewMut};
@@ -25,6 +34,10 @@ impl Registry<Cpu> {
         first(&mut all.add_rms_norm, norm::Simd);
         first(&mut all.rope, rope::Simd);
         linear::register(&mut all.linear);
+        first(&mut all.logits, logits::Sparse);
+        first(&mut all.sample, sample::Greedy);
+        first(&mut all.sample, sample::Gumbel);
+        first(&mut all.sample, sample::Histogram);
         all
     }
 }
@@ -47,6 +60,20 @@ fn split(pool: &Pool, rows: usize, bytes: usize, f: impl Fn(Range<usize>) + Sync
     }
 }
 
+/// Runs `f(worker, item)` for every item, each worker one at a time.
+fn each(dev: &Cpu, workers: usize, items: usize, f: &(dyn Fn(usize, usize) + Sync)) {
+    let next = AtomicUsize::new(0);
+    dev.pool().run(workers.min(items), &|worker| {
+        loop {
+            let item = next.fetch_add(1, Relaxed);
+            if item >= items {
+                return;
+            }
+            f(worker, item);
+        }
+    });
+}
+
 /// The rows of a tensor that the tasks of one launch write, each row by one task.
 struct RowsMut<T> {
     ptr: *mut T,
@@ -58,9 +85,12 @@ struct RowsMut<T> {
 // SAFETY: the only access is `RowsMut::row`, whose caller promises that no two tasks have the same row.
 unsafe impl<T: Send> Sync for RowsMut<T> {}
 
-impl<T: Element> RowsMut<T> {
+impl<T> RowsMut<T> {
     /// The outermost rows of `v`.
-    fn new(v: &mut ViewMut<'_, Cpu>) -> Self {
+    fn new(v: &mut ViewMut<'_, Cpu>) -> Self
+    where
+        T: Element,
+    {
         let (rows, stride) = (v.shape()[0], v.stride());
         let row = v.elements() / rows.max(1);
         Self { ptr: v.slice_mut::<T>().as_mut_ptr(), rows, stride, row }

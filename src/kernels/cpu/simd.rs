@@ -1,5 +1,5 @@
-//! Vector code without intrinsics: generic, inlined Rust over arrays of eight lanes, compiled once per
-//! instruction set, and the elementary functions in that style.
+//! Vector code as generic, inlined Rust that is compiled once per instruction set, and the elementary functions
+//! in that style.
 //!
 //! A kernel writes its inner work as a [`Job`] and calls [`dispatch`]. Everything that a job calls must be
 //! `#[inline(always)]`, so that it is compiled with the caller's target features.
@@ -15,22 +15,46 @@ pub const LANES: usize = 8;
 pub type V8 = [f32; LANES];
 
 /// What the generic code knows about the instructions that it is compiled for.
+///
+/// Loops over slices vectorise by themselves; register blocks do not reliably, so they are spelled with [`Isa::V`].
 pub trait Isa: Copy {
+    /// A register (or two) of eight f32.
+    type V: Copy;
+
     /// `a * b + c`: one rounding where the hardware fuses it, else two.
     fn mul_add(a: f32, b: f32, c: f32) -> f32;
     /// As [`Self::mul_add`].
     fn mul_add64(a: f64, b: f64, c: f64) -> f64;
+    /// As [`Self::mul_add`], by lane.
+    fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The same value in every lane.
+    fn splat(v: f32) -> Self::V;
+    /// [`sum`] of the lanes.
+    fn sum(v: Self::V) -> f32;
+    /// # Safety
+    /// `from` points to [`LANES`] values.
+    unsafe fn load(from: *const f32) -> Self::V;
+    /// # Safety
+    /// `from` points to [`LANES`] values.
+    unsafe fn load_bf16(from: *const bf16) -> Self::V;
+    /// # Safety
+    /// `from` points to [`LANES`] values.
+    unsafe fn load_f16(from: *const f16) -> Self::V;
+    /// # Safety
+    /// `to` points to [`LANES`] values.
+    unsafe fn store(v: Self::V, to: *mut f32);
+    /// Asks for a cache line; any address will do.
+    fn prefetch<T>(at: *const T);
 }
 
-/// Without fused multiply-add: calling the library for one costs more than the extra rounding.
+/// What every CPU of the target has. Without fused multiply-add: calling the library for one costs more than the
+/// extra rounding.
 #[derive(Clone, Copy)]
-struct Plain;
-
-/// With it.
-#[derive(Clone, Copy)]
-struct Fused;
+pub struct Plain;
 
 impl Isa for Plain {
+    type V = V8;
+
     #[inline(always)]
     fn mul_add(a: f32, b: f32, c: f32) -> f32 {
         a * b + c
@@ -39,16 +63,117 @@ impl Isa for Plain {
     fn mul_add64(a: f64, b: f64, c: f64) -> f64 {
         a * b + c
     }
+    #[inline(always)]
+    fn fma(a: V8, b: V8, mut c: V8) -> V8 {
+        for l in 0..LANES {
+            c[l] += a[l] * b[l];
+        }
+        c
+    }
+    #[inline(always)]
+    fn splat(v: f32) -> V8 {
+        [v; LANES]
+    }
+    #[inline(always)]
+    fn sum(v: V8) -> f32 {
+        sum(v)
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> V8 {
+        // SAFETY: the caller's; no alignment is asked for.
+        unsafe { from.cast::<V8>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const bf16) -> V8 {
+        // SAFETY: as above.
+        unsafe { from.cast::<[bf16; LANES]>().read_unaligned() }.map(Float::to_f32)
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const f16) -> V8 {
+        // SAFETY: as above.
+        unsafe { from.cast::<[f16; LANES]>().read_unaligned() }.map(Float::to_f32)
+    }
+    #[inline(always)]
+    unsafe fn store(v: V8, to: *mut f32) {
+        // SAFETY: as above.
+        unsafe { to.cast::<V8>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    fn prefetch<T>(_: *const T) {}
 }
 
-impl Isa for Fused {
-    #[inline(always)]
-    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
-        a.mul_add(b, c)
-    }
-    #[inline(always)]
-    fn mul_add64(a: f64, b: f64, c: f64) -> f64 {
-        a.mul_add(b, c)
+#[cfg(target_arch = "x86_64")]
+use fused::Fused;
+
+/// AVX2, FMA and F16C.
+#[cfg(target_arch = "x86_64")]
+mod fused {
+    use std::arch::x86_64::*;
+
+    use super::{Isa, bf16, f16};
+
+    /// Used by [`super::avx2`] alone, so that every intrinsic below is there.
+    #[derive(Clone, Copy)]
+    pub struct Fused;
+
+    impl Isa for Fused {
+        type V = __m256;
+
+        #[inline(always)]
+        fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+            a.mul_add(b, c)
+        }
+        #[inline(always)]
+        fn mul_add64(a: f64, b: f64, c: f64) -> f64 {
+            a.mul_add(b, c)
+        }
+        #[inline(always)]
+        fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
+            // SAFETY: see `Fused`.
+            unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        fn splat(v: f32) -> __m256 {
+            // SAFETY: see `Fused`.
+            unsafe { _mm256_set1_ps(v) }
+        }
+        #[inline(always)]
+        fn sum(v: __m256) -> f32 {
+            // SAFETY: see `Fused`.
+            unsafe {
+                let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> __m256 {
+            // SAFETY: see `Fused`; the memory is the caller's promise.
+            unsafe { _mm256_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(from: *const bf16) -> __m256 {
+            // SAFETY: as above.
+            unsafe {
+                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_f16(from: *const f16) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+        }
+        #[inline(always)]
+        unsafe fn store(v: __m256, to: *mut f32) {
+            // SAFETY: as above.
+            unsafe { _mm256_storeu_ps(to, v) }
+        }
+        #[inline(always)]
+        fn prefetch<T>(at: *const T) {
+            // SAFETY: see `Fused`; a prefetch of a bad address does nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        }
     }
 }
 
@@ -83,6 +208,11 @@ pub(crate) trait Float: Element {
     fn to_f32(self) -> f32;
     /// Rounded to nearest, ties to even; too large becomes infinite, NaN stays NaN.
     fn from_f32(v: f32) -> Self;
+    /// Eight, widened.
+    ///
+    /// # Safety
+    /// `from` points to [`LANES`] elements.
+    unsafe fn load<I: Isa>(from: *const Self) -> I::V;
 }
 
 impl Float for f32 {
@@ -93,6 +223,11 @@ impl Float for f32 {
     #[inline(always)]
     fn from_f32(v: f32) -> Self {
         v
+    }
+    #[inline(always)]
+    unsafe fn load<I: Isa>(from: *const Self) -> I::V {
+        // SAFETY: the caller's.
+        unsafe { I::load(from) }
     }
 }
 
@@ -107,6 +242,11 @@ impl Float for bf16 {
         let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1))) >> 16;
         let nan = bits >> 16 | 0x40;
         Self::from_bits(if v.is_nan() { nan } else { rounded } as u16)
+    }
+    #[inline(always)]
+    unsafe fn load<I: Isa>(from: *const Self) -> I::V {
+        // SAFETY: the caller's.
+        unsafe { I::load_bf16(from) }
     }
 }
 
@@ -133,6 +273,11 @@ impl Float for f16 {
         let large = if magnitude > 0x7f80_0000 { 0x7e00 } else { 0x7c00 };
         let bits = if magnitude >= 65_520f32.to_bits() { large } else { finite };
         Self::from_bits((sign | bits) as u16)
+    }
+    #[inline(always)]
+    unsafe fn load<I: Isa>(from: *const Self) -> I::V {
+        // SAFETY: the caller's.
+        unsafe { I::load_f16(from) }
     }
 }
 

@@ -6,29 +6,38 @@
 use std::ops::Range;
 
 use super::{
-    super::simd::{self, Float, Isa, Job, LANES, V8, dispatch, exp, larger, tanh},
+    super::simd::{self, Float, Isa, Job, LANES, dispatch, exp, larger, tanh},
     BLOCK, CHUNK,
 };
 use crate::device::Simd;
 
-/// Rows of a run of the cache as packed f32: `to[i] = from[i]` for `count` rows of `dim`.
-pub fn widen<T: Float>(
-    simd: Simd,
-    from: &[T],
-    stride: usize,
-    count: usize,
-    dim: usize,
-    to: &mut [f32],
-    to_stride: usize,
-) {
-    dispatch(simd, Widen { from, stride, count, dim, to, to_stride });
+/// `count` rows of `dim` elements, `stride` apart.
+#[derive(Clone, Copy)]
+pub struct Rows<'a, T> {
+    /// From the first row's first element on.
+    pub data: &'a [T],
+    /// In elements.
+    pub stride: usize,
+    /// At least 1 where rows are read.
+    pub count: usize,
+    /// At most the stride.
+    pub dim: usize,
+}
+
+impl<T> Rows<'_, T> {
+    /// Whether the slice holds all rows, each of `dim` elements.
+    fn fit(&self, dim: usize) -> bool {
+        self.count > 0 && self.data.len() >= (self.count - 1) * self.stride + dim
+    }
+}
+
+/// Rows of the cache as packed f32, `to_stride` apart.
+pub fn widen<T: Float>(simd: Simd, from: Rows<'_, T>, to: &mut [f32], to_stride: usize) {
+    dispatch(simd, Widen { from, to, to_stride });
 }
 
 struct Widen<'a, T> {
-    from: &'a [T],
-    stride: usize,
-    count: usize,
-    dim: usize,
+    from: Rows<'a, T>,
     to: &'a mut [f32],
     to_stride: usize,
 }
@@ -37,9 +46,9 @@ impl<T: Float> Job for Widen<'_, T> {
     type Out = ();
     #[inline(always)]
     fn run<I: Isa>(self) {
-        for i in 0..self.count {
-            let from = &self.from[i * self.stride..][..self.dim];
-            let to = &mut self.to[i * self.to_stride..][..self.dim];
+        let Rows { data, stride, count, dim } = self.from;
+        for i in 0..count {
+            let (from, to) = (&data[i * stride..][..dim], &mut self.to[i * self.to_stride..][..dim]);
             to.iter_mut().zip(from).for_each(|(t, &v)| *t = v.to_f32());
         }
     }
@@ -126,57 +135,51 @@ impl Job for Weights<'_> {
     }
 }
 
-/// `out[r][j] = q[r] · k[j]` for `rows` rows and `count` keys; rows of `out` are [`CHUNK`] apart, those of `q`
-/// padded with zeros to whole lanes.
+/// `out[r][j] = q[r] · k[j]`; rows of `out` are [`CHUNK`] apart, those of `q` padded with zeros to whole lanes.
+///
+/// `values`, where keys come straight from the cache, are the same tokens' values: they and the keys ahead are
+/// asked for while scores are computed. One head's rows lie too far apart for the hardware to see the pattern.
 pub fn scores<T: Float>(
     simd: Simd,
-    q: &[f32],
-    q_stride: usize,
-    rows: usize,
-    k: &[T],
-    k_stride: usize,
-    count: usize,
-    dim: usize,
+    q: Rows<'_, f32>,
+    k: Rows<'_, T>,
     out: &mut [f32],
+    values: Option<Rows<'_, T>>,
 ) {
-    if count == 0 {
+    if k.count == 0 {
         return;
     }
-    assert!(rows > 0 && q.len() >= rows * q_stride && q_stride >= dim.next_multiple_of(LANES));
-    assert!(k.len() >= (count - 1) * k_stride + dim && out.len() >= (rows - 1) * CHUNK + count);
-    for row in (0..rows).step_by(BLOCK) {
-        let (q, out, rows) = (&q[row * q_stride..], &mut out[row * CHUNK..], BLOCK.min(rows - row));
-        dispatch(simd, Scores { q, q_stride, rows, k, k_stride, count, dim, out });
+    assert!(q.dim == k.dim && q.fit(q.dim.next_multiple_of(LANES)) && k.fit(k.dim));
+    assert!(out.len() >= (q.count - 1) * CHUNK + k.count);
+    for row in (0..q.count).step_by(BLOCK) {
+        let q = Rows { data: &q.data[row * q.stride..], count: BLOCK.min(q.count - row), ..q };
+        dispatch(simd, Scores { q, k, out: &mut out[row * CHUNK..], values });
     }
 }
 
 /// Up to [`BLOCK`] rows; [`scores`] checked that the slices hold them.
 struct Scores<'a, T> {
-    q: &'a [f32],
-    q_stride: usize,
-    rows: usize,
-    k: &'a [T],
-    k_stride: usize,
-    count: usize,
-    dim: usize,
+    q: Rows<'a, f32>,
+    k: Rows<'a, T>,
     out: &'a mut [f32],
+    values: Option<Rows<'a, T>>,
 }
 
 impl<T: Float> Job for Scores<'_, T> {
     type Out = ();
     #[inline(always)]
     fn run<I: Isa>(self) {
-        let Self { q, q_stride, rows, k, k_stride, count, dim, out } = self;
-        // Fewer rows take more keys at a time: a register block needs eight sums to hide their latency.
+        let Self { q, k, out, values } = self;
+        // Fewer rows take more keys at a time: eight sums hide each other's latency.
         // SAFETY: `scores` checked every row and key.
         unsafe {
-            match rows {
-                1 => scores_block::<I, T, 1, 8>(q, q_stride, k, k_stride, count, dim, out),
-                2 => scores_block::<I, T, 2, 4>(q, q_stride, k, k_stride, count, dim, out),
-                3 => scores_block::<I, T, 3, 2>(q, q_stride, k, k_stride, count, dim, out),
-                4 => scores_block::<I, T, 4, 2>(q, q_stride, k, k_stride, count, dim, out),
-                5 => scores_block::<I, T, 5, 2>(q, q_stride, k, k_stride, count, dim, out),
-                _ => scores_block::<I, T, BLOCK, 2>(q, q_stride, k, k_stride, count, dim, out),
+            match q.count {
+                1 => scores_block::<I, T, 1, 8>(q, k, out, values),
+                2 => scores_block::<I, T, 2, 4>(q, k, out, values),
+                3 => scores_block::<I, T, 3, 2>(q, k, out, values),
+                4 => scores_block::<I, T, 4, 2>(q, k, out, values),
+                5 => scores_block::<I, T, 5, 2>(q, k, out, values),
+                _ => scores_block::<I, T, BLOCK, 2>(q, k, out, values),
             }
         }
     }
@@ -185,30 +188,39 @@ impl<T: Float> Job for Scores<'_, T> {
 /// [`scores`] of `R` rows, `N` keys at a time.
 ///
 /// # Safety
-/// `q` holds `R` rows of `dim` rounded up to [`LANES`], `k` holds `count` keys, `out` `R` rows.
+/// `q` holds `R` rows of its `dim` rounded up to [`LANES`], `k` its rows, `out` `R` rows.
 #[inline(always)]
 unsafe fn scores_block<I: Isa, T: Float, const R: usize, const N: usize>(
-    q: &[f32],
-    q_stride: usize,
-    k: &[T],
-    k_stride: usize,
-    count: usize,
-    dim: usize,
+    q: Rows<'_, f32>,
+    k: Rows<'_, T>,
     out: &mut [f32],
+    values: Option<Rows<'_, T>>,
 ) {
-    let whole = count / N * N;
+    /// How far ahead keys are asked for.
+    const AHEAD: usize = 16;
+    let whole = k.count / N * N;
     for j in (0..whole).step_by(N) {
-        // SAFETY: keys `j..j + N` are among the `count`.
-        let s =
-            unsafe { dots::<I, T, R, N>(q.as_ptr(), q_stride, k.as_ptr().add(j * k_stride), k_stride, dim) };
+        if let Some(values) = values {
+            for n in j..j + N {
+                for i in (0..k.dim).step_by(64 / size_of::<T>()) {
+                    I::prefetch(k.data.as_ptr().wrapping_add((n + AHEAD) * k.stride + i));
+                    I::prefetch(values.data.as_ptr().wrapping_add(n * values.stride + i));
+                }
+            }
+        }
+        // SAFETY: keys `j..j + N` are among the rows of `k`.
+        let s = unsafe {
+            dots::<I, T, R, N>(q.data.as_ptr(), q.stride, k.data.as_ptr().add(j * k.stride), k.stride, k.dim)
+        };
         for r in 0..R {
             out[r * CHUNK + j..][..N].copy_from_slice(&s[r]);
         }
     }
-    for j in whole..count {
+    for j in whole..k.count {
         // SAFETY: as above.
-        let s =
-            unsafe { dots::<I, T, R, 1>(q.as_ptr(), q_stride, k.as_ptr().add(j * k_stride), k_stride, dim) };
+        let s = unsafe {
+            dots::<I, T, R, 1>(q.data.as_ptr(), q.stride, k.data.as_ptr().add(j * k.stride), k.stride, k.dim)
+        };
         for r in 0..R {
             out[r * CHUNK + j] = s[r][0];
         }
@@ -227,26 +239,29 @@ unsafe fn dots<I: Isa, T: Float, const R: usize, const N: usize>(
     k_stride: usize,
     dim: usize,
 ) -> [[f32; N]; R] {
-    let mut sums = [[[0.0; LANES]; N]; R];
+    let mut sums = [[I::splat(0.0); N]; R];
     let whole = dim / LANES * LANES;
     let mut i = 0;
     while i < whole {
-        let mut keys = [[0.0; LANES]; N];
+        let mut keys = [I::splat(0.0); N];
         for n in 0..N {
             // SAFETY: row `n` has elements up to `dim`.
-            keys[n] = unsafe { load(k.add(n * k_stride + i)) };
+            keys[n] = unsafe { T::load::<I>(k.add(n * k_stride + i)) };
         }
         // SAFETY: rows of q have elements up to `dim` rounded up to `LANES`.
         unsafe { multiply::<I, R, N>(&mut sums, q.add(i), q_stride, &keys) };
         i += LANES;
     }
     if whole < dim {
-        let mut keys = [[0.0; LANES]; N];
+        let mut keys = [I::splat(0.0); N];
         for n in 0..N {
+            let mut rest = [0.0; LANES];
             for l in 0..dim - whole {
                 // SAFETY: as above.
-                keys[n][l] = unsafe { *k.add(n * k_stride + whole + l) }.to_f32();
+                rest[l] = unsafe { *k.add(n * k_stride + whole + l) }.to_f32();
             }
+            // SAFETY: the array has `LANES` values.
+            keys[n] = unsafe { I::load(rest.as_ptr()) };
         }
         // SAFETY: as above.
         unsafe { multiply::<I, R, N>(&mut sums, q.add(whole), q_stride, &keys) };
@@ -254,7 +269,7 @@ unsafe fn dots<I: Isa, T: Float, const R: usize, const N: usize>(
     let mut out = [[0.0; N]; R];
     for r in 0..R {
         for n in 0..N {
-            out[r][n] = simd::sum(sums[r][n]);
+            out[r][n] = I::sum(sums[r][n]);
         }
     }
     out
@@ -266,60 +281,40 @@ unsafe fn dots<I: Isa, T: Float, const R: usize, const N: usize>(
 /// `q` points to `R` rows of [`LANES`].
 #[inline(always)]
 unsafe fn multiply<I: Isa, const R: usize, const N: usize>(
-    sums: &mut [[V8; N]; R],
+    sums: &mut [[I::V; N]; R],
     q: *const f32,
     q_stride: usize,
-    keys: &[V8; N],
+    keys: &[I::V; N],
 ) {
     for r in 0..R {
         // SAFETY: the caller's.
-        let q = unsafe { load(q.add(r * q_stride)) };
+        let q = unsafe { I::load(q.add(r * q_stride)) };
         for n in 0..N {
-            for l in 0..LANES {
-                sums[r][n][l] = I::mul_add(q[l], keys[n][l], sums[r][n][l]);
-            }
+            sums[r][n] = I::fma(q, keys[n], sums[r][n]);
         }
     }
 }
 
-/// # Safety
-/// `from` points to [`LANES`] elements.
-#[inline(always)]
-unsafe fn load<T: Float>(from: *const T) -> V8 {
-    let mut v = [0.0; LANES];
-    for (l, v) in v.iter_mut().enumerate() {
-        // SAFETY: the caller's.
-        *v = unsafe { *from.add(l) }.to_f32();
-    }
-    v
-}
-
-/// `out[r] += sum_j p[r][j] * v[j]` for up to [`BLOCK`] rows and `count` keys; rows of `p` are [`CHUNK`] apart.
+/// `out[r] += sum_j p[r][j] * v[j]` for up to [`BLOCK`] rows, which are [`CHUNK`] apart in `p`.
 pub fn weighted<T: Float>(
     simd: Simd,
     p: &[f32],
     rows: usize,
-    v: &[T],
-    v_stride: usize,
-    count: usize,
-    dim: usize,
+    v: Rows<'_, T>,
     out: &mut [f32],
     out_stride: usize,
 ) {
-    assert!(0 < rows && rows <= BLOCK && count > 0);
-    assert!(p.len() >= (rows - 1) * CHUNK + count && v.len() >= (count - 1) * v_stride + dim);
-    assert!(out.len() >= rows * out_stride && out_stride >= dim);
-    dispatch(simd, Weighted { p, rows, v, v_stride, count, dim, out, out_stride });
+    assert!(0 < rows && rows <= BLOCK && v.fit(v.dim));
+    assert!(p.len() >= (rows - 1) * CHUNK + v.count);
+    assert!(out.len() >= rows * out_stride && out_stride >= v.dim);
+    dispatch(simd, Weighted { p, rows, v, out, out_stride });
 }
 
 /// [`weighted`] checked that the slices hold the rows.
 struct Weighted<'a, T> {
     p: &'a [f32],
     rows: usize,
-    v: &'a [T],
-    v_stride: usize,
-    count: usize,
-    dim: usize,
+    v: Rows<'a, T>,
     out: &'a mut [f32],
     out_stride: usize,
 }
@@ -328,16 +323,16 @@ impl<T: Float> Job for Weighted<'_, T> {
     type Out = ();
     #[inline(always)]
     fn run<I: Isa>(self) {
-        let Self { p, rows, v, v_stride, count, dim, out, out_stride } = self;
+        let Self { p, rows, v, out, out_stride } = self;
         // SAFETY: `weighted` checked every row and key.
         unsafe {
             match rows {
-                1 => weighted_block::<I, T, 1, 8>(p, v, v_stride, count, dim, out, out_stride),
-                2 => weighted_block::<I, T, 2, 4>(p, v, v_stride, count, dim, out, out_stride),
-                3 => weighted_block::<I, T, 3, 2>(p, v, v_stride, count, dim, out, out_stride),
-                4 => weighted_block::<I, T, 4, 2>(p, v, v_stride, count, dim, out, out_stride),
-                5 => weighted_block::<I, T, 5, 2>(p, v, v_stride, count, dim, out, out_stride),
-                _ => weighted_block::<I, T, BLOCK, 2>(p, v, v_stride, count, dim, out, out_stride),
+                1 => weighted_block::<I, T, 1, 8>(p, v, out, out_stride),
+                2 => weighted_block::<I, T, 2, 4>(p, v, out, out_stride),
+                3 => weighted_block::<I, T, 3, 2>(p, v, out, out_stride),
+                4 => weighted_block::<I, T, 4, 2>(p, v, out, out_stride),
+                5 => weighted_block::<I, T, 5, 2>(p, v, out, out_stride),
+                _ => weighted_block::<I, T, BLOCK, 2>(p, v, out, out_stride),
             }
         }
     }
@@ -346,33 +341,30 @@ impl<T: Float> Job for Weighted<'_, T> {
 /// [`weighted`] of `R` rows, `N` vectors of columns at a time.
 ///
 /// # Safety
-/// `p` holds `R` rows of `count`, `v` holds `count` keys of `dim`, `out` `R` rows of `dim`.
+/// `p` holds `R` rows of weights, `v` its rows, `out` `R` rows of v's `dim`.
 #[inline(always)]
 unsafe fn weighted_block<I: Isa, T: Float, const R: usize, const N: usize>(
     p: &[f32],
-    v: &[T],
-    v_stride: usize,
-    count: usize,
-    dim: usize,
+    v: Rows<'_, T>,
     out: &mut [f32],
     out_stride: usize,
 ) {
-    let mut i = 0;
-    while i + N * LANES <= dim {
+    let (first, mut i) = (v.data.as_ptr(), 0);
+    while i + N * LANES <= v.dim {
         // SAFETY: columns `i..i + N * LANES` are inside each row.
-        unsafe { columns::<I, T, R, N>(p, v.as_ptr().add(i), v_stride, count, &mut out[i..], out_stride) };
+        unsafe { columns::<I, T, R, N>(p, first.add(i), v.stride, v.count, &mut out[i..], out_stride) };
         i += N * LANES;
     }
-    while i + LANES <= dim {
+    while i + LANES <= v.dim {
         // SAFETY: as above with one vector.
-        unsafe { columns::<I, T, R, 1>(p, v.as_ptr().add(i), v_stride, count, &mut out[i..], out_stride) };
+        unsafe { columns::<I, T, R, 1>(p, first.add(i), v.stride, v.count, &mut out[i..], out_stride) };
         i += LANES;
     }
-    for i in i..dim {
+    for i in i..v.dim {
         for r in 0..R {
-            for j in 0..count {
+            for j in 0..v.count {
                 let o = &mut out[r * out_stride + i];
-                *o = I::mul_add(p[r * CHUNK + j], v[j * v_stride + i].to_f32(), *o);
+                *o = I::mul_add(p[r * CHUNK + j], v.data[j * v.stride + i].to_f32(), *o);
             }
         }
     }
@@ -381,7 +373,7 @@ unsafe fn weighted_block<I: Isa, T: Float, const R: usize, const N: usize>(
 /// `N` vectors of columns of `R` rows, in registers over all keys.
 ///
 /// # Safety
-/// `p` holds `R` rows of `count`; `v` points to `count` rows of `N * LANES`.
+/// `p` holds `R` rows of `count`; `v` points to `count` rows of `N * LANES`; `out` holds `R` rows of as many.
 #[inline(always)]
 unsafe fn columns<I: Isa, T: Float, const R: usize, const N: usize>(
     p: &[f32],
@@ -391,31 +383,32 @@ unsafe fn columns<I: Isa, T: Float, const R: usize, const N: usize>(
     out: &mut [f32],
     out_stride: usize,
 ) {
-    let mut sums = [[[0.0; LANES]; N]; R];
+    let (p, out) = (p.as_ptr(), out.as_mut_ptr());
+    let mut sums = [[I::splat(0.0); N]; R];
     for r in 0..R {
         for n in 0..N {
-            sums[r][n].copy_from_slice(&out[r * out_stride + n * LANES..][..LANES]);
+            // SAFETY: row `r` of `out` has `N * LANES` values.
+            sums[r][n] = unsafe { I::load(out.add(r * out_stride + n * LANES)) };
         }
     }
     for j in 0..count {
-        let mut values = [[0.0; LANES]; N];
+        let mut values = [I::splat(0.0); N];
         for n in 0..N {
             // SAFETY: row `j` has `N * LANES` elements.
-            values[n] = unsafe { load(v.add(j * v_stride + n * LANES)) };
+            values[n] = unsafe { T::load::<I>(v.add(j * v_stride + n * LANES)) };
         }
         for r in 0..R {
-            // SAFETY: row `r` has `count` elements.
-            let p = unsafe { *p.get_unchecked(r * CHUNK + j) };
+            // SAFETY: row `r` has `count` weights.
+            let p = I::splat(unsafe { *p.add(r * CHUNK + j) });
             for n in 0..N {
-                for l in 0..LANES {
-                    sums[r][n][l] = I::mul_add(p, values[n][l], sums[r][n][l]);
-                }
+                sums[r][n] = I::fma(p, values[n], sums[r][n]);
             }
         }
     }
     for r in 0..R {
         for n in 0..N {
-            out[r * out_stride + n * LANES..][..LANES].copy_from_slice(&sums[r][n]);
+            // SAFETY: as above.
+            unsafe { I::store(sums[r][n], out.add(r * out_stride + n * LANES)) };
         }
     }
 }
