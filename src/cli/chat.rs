@@ -11,11 +11,11 @@ use lathe::model::Message;
 use super::generate::{Rates, chat_prompt};
 use super::options::{EngineOptions, SamplingOptions};
 
-/// Talk with a model. Each line is a message; /reset forgets the conversation, /quit or end of input ends it.
+/// Talk with a model, line by line.
 ///
-/// After each answer, stderr tells how fast it was and how much of the conversation came from the prefix cache. The
-/// cache knows whole KV blocks only, so they have 16 tokens here unless --config or --kvcache-block-size says
-/// otherwise.
+/// /reset forgets the conversation; /quit or the end of the input ends it. After each answer, stderr tells how fast it
+/// was and how much of the conversation came from the prefix cache. The cache knows whole KV blocks only, so they have
+/// 16 tokens here unless --config or --kvcache-block-size says otherwise.
 #[derive(clap::Args)]
 pub struct Args {
     /// System message
