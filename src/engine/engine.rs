@@ -75,12 +75,51 @@ pub struct Stats {
     pub recomputed_tokens: usize,
     /// Tokens of prompts that the prefix cache had.
     pub prefix_hit_tokens: usize,
-    /// Tokens sampled.
+    /// Tokens sampled, invalid ones included.
     pub sampled_tokens: usize,
     /// Times that a sequence was preempted.
     pub preemptions: usize,
     /// Sequences that ended, for whatever reason.
     pub finished: usize,
+}
+
+impl Stats {
+    /// Counts an item that may lie in the prompt or before the point of a preemption.
+    fn count_chunk(&mut self, item: &Item, seq: &Sequence) {
+        let (first_time, end) = (item.start.max(seq.computed_before), item.start + item.tokens);
+        let fresh = end.saturating_sub(first_time);
+        let prefill = end.min(seq.prompt_len).saturating_sub(first_time);
+        self.prefill_tokens += prefill;
+        self.decode_tokens += fresh - prefill;
+        self.recomputed_tokens += item.tokens - fresh;
+    }
+}
+
+/// Appends a token. Returns why the sequence ends now, if it does.
+fn append(
+    seq: &mut Sequence,
+    token: u32,
+    eos: &[u32],
+    text_hook: &mut Option<Box<dyn TextHook>>,
+) -> Option<FinishReason> {
+    let may_stop = !seq.suppresses_stop();
+    seq.tokens.push(token);
+    let mut string = None;
+    if let Some(hook) = text_hook {
+        let mut text = std::mem::take(&mut seq.text);
+        string = hook.token(seq, &mut text, if may_stop { &seq.params.stop } else { &[] });
+        seq.text = text;
+    }
+    #[allow(clippy::manual_contains)] // a plain loop is faster on lists this short
+    let is_in = |ids: &[u32]| ids.iter().any(|&id| id == token);
+    let params = &seq.params;
+    if may_stop && (is_in(&params.stop_token_ids) || (!params.ignore_eos && is_in(eos))) {
+        Some(FinishReason::StopToken(token))
+    } else if let Some(index) = string {
+        Some(FinishReason::StopString(index))
+    } else {
+        (seq.len() >= seq.max_len).then_some(FinishReason::Length)
+    }
 }
 
 /// Sequences, block pool, policy and executor. See the module.
@@ -275,14 +314,14 @@ impl Engine {
             return Ok(&self.events);
         }
         let admitted = self.plan()?;
-        self.commit(admitted);
+        let want = self.commit(admitted);
         self.result.clear();
         let num_decodes = self.items.partition_point(|item| item.tokens == 1);
         let batch = Batch { items: &self.items, num_decodes, seqs: &self.seqs };
         self.executor.execute(&batch, &mut self.result)?;
-        let (want, got) = (self.items.iter().filter(|item| item.sample).count(), self.result.sampled.len());
-        if got != want {
-            let (got, want) = (got.to_string(), format!("{want}, one for each item to sample"));
+        if self.result.sampled.len() != want {
+            let (got, want) =
+                (self.result.sampled.len().to_string(), format!("{want}, one for each item to sample"));
             return Err(Error::Argument { op: "execute", what: "the number of sampled tokens", got, want });
         }
         self.postprocess();
@@ -303,8 +342,8 @@ impl Engine {
         self.check.check(self.scheduler.name(), &view, self.budget, &self.plan)
     }
 
-    /// Moves sequences and blocks as planned and makes the batch.
-    fn commit(&mut self, mut admitted: usize) {
+    /// Moves sequences and blocks as planned and makes the batch. Returns how many of its items are sampled.
+    fn commit(&mut self, mut admitted: usize) -> usize {
         for &id in &self.plan.preempt {
             let seq = self.seqs.at(id);
             seq.computed_before = seq.computed_before.max(seq.computed);
@@ -339,15 +378,18 @@ impl Engine {
             self.waiting.remove(self.waiting.partition_point(|&other| other < id));
             self.running.insert(self.running.partition_point(|&other| other < id), id);
         }
+        let mut samples = 0;
         self.items.clear();
         for &(id, tokens) in &self.plan.run {
             let seq = self.seqs.at(id);
             let end = seq.computed + tokens;
             self.pool.grow(seq, end);
             let item = Item { id, start: seq.computed, tokens, sample: end == seq.len() };
+            samples += usize::from(item.sample);
             if tokens == 1 { self.items.push(item) } else { self.chunks.push(item) }
         }
         self.items.append(&mut self.chunks);
+        samples
     }
 
     /// Takes what the executor computed.
@@ -365,15 +407,15 @@ impl Engine {
             seq.prompt_logprobs[position] = Some(logprobs);
         }
         let mut sampled = self.result.sampled.iter();
-        let before = self.finished.len();
+        let (mut decoded, before) = (0, self.finished.len());
         for item in &self.items {
             let seq = self.seqs.at(item.id);
-            let (first_time, end) = (item.start.max(seq.computed_before), item.start + item.tokens);
-            let prefill = end.min(seq.prompt_len).saturating_sub(first_time);
-            let fresh = end.saturating_sub(first_time);
-            self.stats.prefill_tokens += prefill;
-            self.stats.decode_tokens += fresh - prefill;
-            self.stats.recomputed_tokens += item.tokens - fresh;
+            let end = item.start + item.tokens;
+            if item.start >= seq.prompt_len.max(seq.computed_before) {
+                decoded += item.tokens;
+            } else {
+                self.stats.count_chunk(item, seq);
+            }
             seq.computed = end;
             self.pool.register(seq);
             if !item.sample {
@@ -384,27 +426,10 @@ impl Engine {
                 Sampled::Token(token) => {
                     seq.timing.first_token.get_or_insert(now);
                     seq.timing.last_token = Some(now);
-                    self.stats.sampled_tokens += 1;
-                    let may_stop = !seq.suppresses_stop();
-                    seq.tokens.push(token);
-                    let string = self.text_hook.as_mut().and_then(|hook| {
-                        let mut text = std::mem::take(&mut seq.text);
-                        let found = hook.token(seq, &mut text, if may_stop { &seq.params.stop } else { &[] });
-                        seq.text = text;
-                        found
-                    });
-                    let eos = !seq.params.ignore_eos && self.vocabulary.eos_token_ids.contains(&token);
-                    let finish = if may_stop && (eos || seq.params.stop_token_ids.contains(&token)) {
-                        Some(FinishReason::StopToken(token))
-                    } else if let Some(index) = string {
-                        Some(FinishReason::StopString(index))
-                    } else {
-                        (seq.len() >= seq.max_len).then_some(FinishReason::Length)
-                    };
-                    (Some(token), finish)
+                    (Some(token), append(seq, token, &self.vocabulary.eos_token_ids, &mut self.text_hook))
                 }
             };
-            if seq.sample == 0 && seq.params.n > 1 && seq.generated() <= 1 {
+            if seq.generated() <= 1 && seq.sample == 0 && seq.params.n > 1 {
                 self.ready.push(seq.request);
             }
             let (id, request, sample) = (seq.id, seq.request, seq.sample);
@@ -414,6 +439,8 @@ impl Engine {
                 self.finished.push(id);
             }
         }
+        self.stats.decode_tokens += decoded;
+        self.stats.sampled_tokens += self.events.len();
         self.stats.steps += 1;
         if self.finished.len() > before {
             self.running.retain(|&id| !self.seqs[id].is_finished());
