@@ -8,7 +8,7 @@
 use super::{
     super::{Kernel, Sample, SampleArgs, SampleSpec, Unsupported},
     RowsMut, each,
-    logits::largest,
+    logits::{largest, largest_of},
     noise,
     simd::{Isa, Job, Plain, dispatch, exp64, sum64},
 };
@@ -277,7 +277,19 @@ fn value_of(key: u64) -> f32 {
 /// `e^(l - max) / total`, rounded to f32.
 #[inline(always)]
 fn probability<I: Isa>(l: f32, max: f32, total: f64) -> f32 {
-    (exp64::<I>(f64::from(l) - f64::from(max)) / total) as f32
+    (exp64::<I>(f64::from(l) - f64::from(max)) * (1.0 / total)) as f32
+}
+
+/// [`BLOCK`] logits from `begin` on; past the end, minus infinity.
+#[inline(always)]
+fn block(logits: &[f32], begin: usize) -> [f32; BLOCK] {
+    let rest = &logits[begin..];
+    if let Some(whole) = rest.first_chunk() {
+        return *whole;
+    }
+    let mut block = [f32::NEG_INFINITY; BLOCK];
+    block[..rest.len()].copy_from_slice(rest);
+    block
 }
 
 /// Counts by bin.
@@ -291,12 +303,9 @@ impl Job for Count<'_> {
     type Out = ();
     #[inline(always)]
     fn run<I: Isa>(self) {
-        for chunk in self.logits.chunks(BLOCK) {
-            let mut bins = [0; BLOCK];
-            for (b, &l) in bins.iter_mut().zip(chunk) {
-                *b = bin(l, self.max);
-            }
-            for &b in &bins[..chunk.len()] {
+        for begin in (0..self.logits.len()).step_by(BLOCK) {
+            let bins = block(self.logits, begin).map(|l| bin(l, self.max));
+            for &b in &bins[..BLOCK.min(self.logits.len() - begin)] {
                 self.counts[b as usize] += 1;
             }
         }
@@ -315,10 +324,17 @@ impl Job for Total<'_> {
     #[inline(always)]
     fn run<I: Isa>(self) -> f64 {
         let mut sums = [0.0; 8];
-        for chunk in self.logits.chunks(8) {
-            for (s, &l) in sums.iter_mut().zip(chunk) {
-                let e = exp64::<I>(f64::from(l) - f64::from(self.max));
-                *s += if l >= self.kth { e } else { 0.0 };
+        for begin in (0..self.logits.len()).step_by(BLOCK) {
+            let block = block(self.logits, begin);
+            // A token counts unless it is below kth; most blocks of a row cut by top-k have none.
+            if largest_of(&block) < self.kth {
+                continue;
+            }
+            for part in block.as_chunks::<8>().0 {
+                for (s, &l) in sums.iter_mut().zip(part) {
+                    let e = exp64::<I>(f64::from(l) - f64::from(self.max));
+                    *s += if l >= self.kth { e } else { 0.0 };
+                }
             }
         }
         sum64(sums)
@@ -340,24 +356,31 @@ impl Job for Masses<'_> {
     #[inline(always)]
     fn run<I: Isa>(self) -> f64 {
         let mut low = [0.0; 8];
-        for chunk in self.logits.chunks(8) {
-            let (mut p, mut high) = ([0.0; 8], false);
-            for (p, &l) in p.iter_mut().zip(chunk) {
-                let v = probability::<I>(l, self.max, self.total);
-                *p = if l >= self.kth { v } else { 0.0 };
-                high |= (l >= self.floor) & (l >= self.kth);
+        for begin in (0..self.logits.len()).step_by(BLOCK) {
+            let block = block(self.logits, begin);
+            let top = largest_of(&block);
+            if top < self.kth {
+                continue;
             }
-            if !high {
-                for (s, &p) in low.iter_mut().zip(&p) {
-                    *s += f64::from(p);
+            let mut p = [0.0; BLOCK];
+            for (p, &l) in p.iter_mut().zip(&block) {
+                let v = f64::from(probability::<I>(l, self.max, self.total));
+                *p = if l >= self.kth { v } else { 0.0 };
+            }
+            if top < self.floor {
+                for part in p.as_chunks::<8>().0 {
+                    for (s, &p) in low.iter_mut().zip(part) {
+                        *s += p;
+                    }
                 }
                 continue;
             }
-            for (i, &l) in chunk.iter().enumerate() {
+            let bins = block.map(|l| bin(l, self.max));
+            for (i, &l) in block.iter().enumerate() {
                 if l >= self.floor {
-                    self.mass[bin(l, self.max) as usize] += f64::from(p[i]);
+                    self.mass[bins[i] as usize] += p[i];
                 } else {
-                    low[i] += f64::from(p[i]);
+                    low[i % 8] += p[i];
                 }
             }
         }
@@ -378,17 +401,13 @@ impl Job for Gather<'_> {
     #[inline(always)]
     fn run<I: Isa>(self) -> usize {
         let mut n = 0;
-        for (c, chunk) in self.logits.chunks(BLOCK).enumerate() {
-            let mut any = false;
-            for &l in chunk {
-                any |= bin(l, self.max) == self.bin as u32;
-            }
-            if any {
-                for (i, &l) in chunk.iter().enumerate() {
-                    if bin(l, self.max) == self.bin as u32 {
-                        self.list[n] = key(l, c * BLOCK + i);
-                        n += 1;
-                    }
+        for begin in (0..self.logits.len()).step_by(BLOCK) {
+            let block = block(self.logits, begin);
+            let hits = block.map(|l| bin(l, self.max) == self.bin as u32);
+            if hits.iter().fold(false, |any, &hit| any | hit) {
+                for i in (0..BLOCK.min(self.logits.len() - begin)).filter(|&i| hits[i]) {
+                    self.list[n] = key(block[i], begin + i);
+                    n += 1;
                 }
             }
         }
@@ -402,7 +421,7 @@ struct Draw<'a> {
     threshold: Threshold,
     key: u64,
     position: u32,
-    /// A token that is kept or not, but if it is, a good first guess.
+    /// The first of the largest logits.
     likely: usize,
 }
 
@@ -412,27 +431,26 @@ impl Job for Draw<'_> {
     fn run<I: Isa>(self) -> usize {
         let Self { logits, threshold, key, position, likely } = self;
         let (mut best, mut token) = (f32::NEG_INFINITY, usize::MAX);
-        // The likeliest token first: where it leads by more than the noise can bridge, blocks are skipped.
+        // The likeliest token's block first: where it leads by more than noise can bridge, blocks are skipped.
         let first = likely / BLOCK * BLOCK;
-        let blocks = std::iter::once(first).chain((0..logits.len()).step_by(BLOCK).filter(|&b| b != first));
-        for begin in blocks {
-            let block = &logits[begin..(begin + BLOCK).min(logits.len())];
-            let mut kept = [f32::NEG_INFINITY; BLOCK];
-            for (i, (k, &l)) in kept.iter_mut().zip(block).enumerate() {
-                *k = if threshold.keeps(begin + i, l) { l } else { f32::NEG_INFINITY };
-            }
-            let top = largest(&kept);
-            if top == f32::NEG_INFINITY || top + noise::MAX < best {
+        let others = (0..logits.len()).step_by(BLOCK).filter(|&b| b != first);
+        for begin in std::iter::once(first).chain(others) {
+            let mut kept = block(logits, begin);
+            let top = largest_of(&kept);
+            if top < threshold.value || top + noise::MAX < best {
                 continue;
             }
-            let noise = noise::block(key, position, begin as u32);
-            for (k, n) in kept.iter_mut().zip(noise) {
-                *k += n;
+            for (i, l) in kept.iter_mut().enumerate() {
+                *l = if threshold.keeps(begin + i, *l) { *l } else { f32::NEG_INFINITY };
             }
-            let top = largest(&kept);
+            let noise = noise::block(key, position, begin as u32);
+            for (l, n) in kept.iter_mut().zip(noise) {
+                *l += n;
+            }
+            let top = largest_of(&kept);
             if top > best || (top == best && begin < token) {
                 best = top;
-                token = begin + kept.iter().position(|&k| k == top).expect("top is one of them");
+                token = begin + kept.iter().position(|&l| l == top).expect("top is one of them");
             }
         }
         token

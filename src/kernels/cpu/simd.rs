@@ -295,10 +295,11 @@ pub fn sum64(v: [f64; LANES]) -> f64 {
     (a + c) + (b + d)
 }
 
-/// The largest lane; NaN lanes do not count.
+/// The largest lane; NaN lanes do not count unless they come first in a pair.
 #[inline(always)]
 pub fn max(v: V8) -> f32 {
-    v.into_iter().fold(f32::NEG_INFINITY, larger)
+    let [a, b, c, d] = [larger(v[0], v[4]), larger(v[1], v[5]), larger(v[2], v[6]), larger(v[3], v[7])];
+    larger(larger(a, c), larger(b, d))
 }
 
 /// The larger; `a` if `b` is NaN.
