@@ -217,11 +217,8 @@ impl Truncation<'_> {
     fn top_p(&self, kth: f32, tail: f32, mass: &mut [f64], list: &mut [u64]) -> Threshold {
         mass.fill(0.0);
         let total = dispatch(self.simd, Total { logits: self.logits, max: self.max, kth });
-        // All tokens that are less likely than this stay under the tail together.
-        let unlikely = f64::from(tail) / (2.0 * self.logits.len() as f64);
-        let floor = (f64::from(self.max) + (unlikely * total).ln() - 1e-3) as f32;
-        let masses = Masses { logits: self.logits, max: self.max, kth, floor, total, mass };
-        let mut sum = dispatch(self.simd, masses);
+        dispatch(self.simd, Masses { logits: self.logits, max: self.max, kth, total, mass });
+        let mut sum = 0.0;
         for bin in (0..BINS).rev() {
             if mass[bin] == 0.0 || (sum + mass[bin]) as f32 <= tail {
                 sum += mass[bin];
@@ -231,7 +228,7 @@ impl Truncation<'_> {
             list.sort_unstable();
             for &token in list.iter() {
                 let (value, first) = (value_of(token), token as u32 as usize);
-                if value < kth || value < floor {
+                if value < kth {
                     continue;
                 }
                 sum += f64::from(probability::<Plain>(value, self.max, total));
@@ -292,6 +289,16 @@ fn block(logits: &[f32], begin: usize) -> [f32; BLOCK] {
     block
 }
 
+/// As [`block`], minus infinity for logits below `kth`.
+#[inline(always)]
+fn block_from(logits: &[f32], begin: usize, kth: f32) -> [f32; BLOCK] {
+    let mut block = block(logits, begin);
+    for l in &mut block {
+        *l = if *l >= kth { *l } else { f32::NEG_INFINITY };
+    }
+    block
+}
+
 /// Counts by bin.
 struct Count<'a> {
     logits: &'a [f32],
@@ -304,7 +311,11 @@ impl Job for Count<'_> {
     #[inline(always)]
     fn run<I: Isa>(self) {
         for begin in (0..self.logits.len()).step_by(BLOCK) {
-            let bins = block(self.logits, begin).map(|l| bin(l, self.max));
+            let block = block(self.logits, begin);
+            let mut bins = [0; BLOCK];
+            for (b, &l) in bins.iter_mut().zip(&block) {
+                *b = bin(l, self.max);
+            }
             for &b in &bins[..BLOCK.min(self.logits.len() - begin)] {
                 self.counts[b as usize] += 1;
             }
@@ -325,15 +336,14 @@ impl Job for Total<'_> {
     fn run<I: Isa>(self) -> f64 {
         let mut sums = [0.0; 8];
         for begin in (0..self.logits.len()).step_by(BLOCK) {
-            let block = block(self.logits, begin);
-            // A token counts unless it is below kth; most blocks of a row cut by top-k have none.
-            if largest_of(&block) < self.kth {
+            let block = block_from(self.logits, begin, self.kth);
+            // Most blocks of a row that top-k cuts have nothing left.
+            if largest_of(&block) == f32::NEG_INFINITY {
                 continue;
             }
             for part in block.as_chunks::<8>().0 {
                 for (s, &l) in sums.iter_mut().zip(part) {
-                    let e = exp64::<I>(f64::from(l) - f64::from(self.max));
-                    *s += if l >= self.kth { e } else { 0.0 };
+                    *s += exp64::<I>(f64::from(l) - f64::from(self.max));
                 }
             }
         }
@@ -341,50 +351,33 @@ impl Job for Total<'_> {
     }
 }
 
-/// Probabilities by bin for logits from `kth` and `floor` on; returns the sum of those between the two.
+/// Probabilities of the logits from `kth` on, by bin.
 struct Masses<'a> {
     logits: &'a [f32],
     max: f32,
     kth: f32,
-    floor: f32,
     total: f64,
     mass: &'a mut [f64],
 }
 
 impl Job for Masses<'_> {
-    type Out = f64;
+    type Out = ();
     #[inline(always)]
-    fn run<I: Isa>(self) -> f64 {
-        let mut low = [0.0; 8];
+    fn run<I: Isa>(self) {
         for begin in (0..self.logits.len()).step_by(BLOCK) {
-            let block = block(self.logits, begin);
-            let top = largest_of(&block);
-            if top < self.kth {
+            let block = block_from(self.logits, begin, self.kth);
+            if largest_of(&block) == f32::NEG_INFINITY {
                 continue;
             }
-            let mut p = [0.0; BLOCK];
-            for (p, &l) in p.iter_mut().zip(&block) {
-                let v = f64::from(probability::<I>(l, self.max, self.total));
-                *p = if l >= self.kth { v } else { 0.0 };
+            let (mut p, mut bins) = ([0.0; BLOCK], [0; BLOCK]);
+            for ((p, b), &l) in p.iter_mut().zip(&mut bins).zip(&block) {
+                *p = f64::from(probability::<I>(l, self.max, self.total));
+                *b = bin(l, self.max);
             }
-            if top < self.floor {
-                for part in p.as_chunks::<8>().0 {
-                    for (s, &p) in low.iter_mut().zip(part) {
-                        *s += p;
-                    }
-                }
-                continue;
-            }
-            let bins = block.map(|l| bin(l, self.max));
-            for (i, &l) in block.iter().enumerate() {
-                if l >= self.floor {
-                    self.mass[bins[i] as usize] += p[i];
-                } else {
-                    low[i % 8] += p[i];
-                }
+            for (&b, p) in bins.iter().zip(p) {
+                self.mass[b as usize] += p;
             }
         }
-        sum64(low)
     }
 }
 
@@ -403,8 +396,12 @@ impl Job for Gather<'_> {
         let mut n = 0;
         for begin in (0..self.logits.len()).step_by(BLOCK) {
             let block = block(self.logits, begin);
-            let hits = block.map(|l| bin(l, self.max) == self.bin as u32);
-            if hits.iter().fold(false, |any, &hit| any | hit) {
+            let (mut hits, mut any) = ([false; BLOCK], false);
+            for (hit, &l) in hits.iter_mut().zip(&block) {
+                *hit = bin(l, self.max) == self.bin as u32;
+                any |= *hit;
+            }
+            if any {
                 for i in (0..BLOCK.min(self.logits.len() - begin)).filter(|&i| hits[i]) {
                     self.list[n] = key(block[i], begin + i);
                     n += 1;
@@ -443,8 +440,11 @@ impl Job for Draw<'_> {
             for (i, l) in kept.iter_mut().enumerate() {
                 *l = if threshold.keeps(begin + i, *l) { *l } else { f32::NEG_INFINITY };
             }
-            let noise = noise::block(key, position, begin as u32);
-            for (l, n) in kept.iter_mut().zip(noise) {
+            let words = noise::words(key, position, begin as u32);
+            if top + noise::bound(&words) < best {
+                continue;
+            }
+            for (l, n) in kept.iter_mut().zip(noise::of_words(&words)) {
                 *l += n;
             }
             let top = largest_of(&kept);
