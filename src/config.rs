@@ -90,8 +90,11 @@ impl EngineConfig {
     /// # Errors
     /// [`Error::Config`] for text that is not TOML, an unknown field, a value of the wrong type or out of range.
     pub fn from_toml(text: &str) -> Result<Self> {
-        let config: Self = toml::from_str(text)
-            .map_err(|e| Error::config("configuration", e.to_string().trim_end(), "valid TOML"))?;
+        let config: Self = toml::from_str(text).map_err(|e| {
+            let before = text.bytes().take(e.span().map_or(0, |span| span.start));
+            let line = before.filter(|&byte| byte == b'\n').count() + 1;
+            Error::config(format!("line {line}"), e.message(), "a setting of the engine, in TOML")
+        })?;
         config.validate()?;
         Ok(config)
     }

@@ -300,7 +300,13 @@ impl LLM {
         requests: &mut Vec<RequestId>,
     ) -> Result<Vec<Output>> {
         for (i, prompt) in prompts.iter().enumerate() {
-            requests.push(self.add_request(prompt, &params[i % params.len()], RequestOptions::default())?);
+            let request = self.add_request(prompt, &params[i % params.len()], RequestOptions::default());
+            requests.push(request.map_err(|error| match error {
+                Error::Request { field, got, want } if prompts.len() > 1 => {
+                    Error::Request { field: format!("prompts[{i}]: {field}"), got, want }
+                }
+                other => other,
+            })?);
         }
         let bar = Progress::new(progress.then_some(prompts.len() as u64));
         let mut outputs = Vec::with_capacity(prompts.len());

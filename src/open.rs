@@ -59,6 +59,9 @@ pub fn files(config: &EngineConfig) -> Result<ModelFiles> {
 /// [`Error::Config`] or [`Error::UnknownName`] for a choice that does not exist, and what [`Runner::new`] reports.
 pub fn runner(config: &EngineConfig, files: &ModelFiles) -> Result<Box<dyn ModelRunner>> {
     match config.device.as_str() {
+        "cpu" if config.tensor_parallel_size > 1 => {
+            Err(Error::config("tensor_parallel_size", config.tensor_parallel_size, "1 on the cpu"))
+        }
         "cpu" => runner_on(&Cpu::new(config.threads), &Registry::cpu(), config, files),
         other => Err(unknown_device(other)),
     }

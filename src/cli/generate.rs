@@ -99,15 +99,17 @@ fn stream(llm: &mut LLM, prompt: &Prompt, params: &SamplingParams, chat: bool) -
     let mut out = io::stdout().lock();
     let readable = llm.files().has_tokenizer();
     let prompt_ids = llm.encode(prompt)?;
-    match prompt {
+    let echo = match prompt {
         // The template around a question is of no interest.
-        _ if chat => {}
-        Prompt::Text(text) => write!(out, "{text}")?,
-        Prompt::Tokens(ids) => write!(out, "{}", show_tokens(llm, ids)?)?,
-    }
+        _ if chat => String::new(),
+        Prompt::Text(text) => text.clone(),
+        Prompt::Tokens(ids) => show_tokens(llm, ids)?,
+    };
+    let mut pieces = llm.stream(&Prompt::Tokens(prompt_ids), params)?;
+    out.write_all(echo.as_bytes())?;
     out.flush()?;
     let mut last = None;
-    for piece in llm.stream(&Prompt::Tokens(prompt_ids), params)? {
+    for piece in &mut pieces {
         let piece = piece?;
         match piece.token_id {
             Some(id) if !readable => write!(out, " {id}")?,
@@ -116,6 +118,7 @@ fn stream(llm: &mut LLM, prompt: &Prompt, params: &SamplingParams, chat: bool) -
         out.flush()?;
         last = piece.output;
     }
+    drop(pieces);
     writeln!(out)?;
     let output = last.context("the generation ended without an output")?;
     if output.finish_reason == FinishReason::Error {

@@ -47,14 +47,11 @@ pub fn run(args: Args) -> Result<()> {
     let mut llm = LLM::new(args.engine.config()?)?;
     let vocab = llm.files().config.vocab_size;
     let is_nano = args.workload == Path::new("nano");
-    let scaled = |count: usize| ((count as f64 * args.scale).round() as usize).clamp(1, count);
-    let (requests, temperature) = if is_nano {
-        (workload::nano(scaled(256), args.length_scale, vocab), 0.6)
-    } else {
-        let mut requests = workload::from_file(&args.workload)?;
-        requests.truncate(scaled(requests.len()));
-        (requests, 0.0)
+    let (mut requests, temperature) = match is_nano {
+        true => (workload::nano(args.length_scale, vocab), 0.6),
+        false => (workload::from_file(&args.workload)?, 0.0),
     };
+    requests.truncate(((requests.len() as f64 * args.scale).round() as usize).max(1));
     let most = llm.config().max_model_len;
     for (i, Request { prompt, max_tokens }) in requests.iter().enumerate() {
         let (input, hint) = (prompt.len(), if is_nano { "; --length-scale shortens them" } else { "" });

@@ -29,10 +29,10 @@ pub fn from_file(path: &Path) -> Result<Vec<Request>> {
     Ok(file.requests)
 }
 
-/// The workload of nano-vLLM's bench.py, token for token: `count` (there: 256) prompts of 100 to 1024 tokens, ids up to
-/// 10,000 (modulo `vocab`, if that is smaller), 100 to 1024 tokens to generate each. A `length_scale` below 1 shortens
-/// the prompts and outputs that were drawn.
-pub fn nano(count: usize, length_scale: f64, vocab: usize) -> Vec<Request> {
+/// The workload of nano-vLLM's bench.py, token for token: 256 prompts of 100 to 1024 tokens, ids up to 10,000 (modulo
+/// `vocab`, if that is smaller), 100 to 1024 tokens to generate each. A `length_scale` below 1 shortens the prompts and
+/// outputs that were drawn.
+pub fn nano(length_scale: f64, vocab: usize) -> Vec<Request> {
     let mut random = PythonRandom::new(0);
     let scaled = |len: usize| ((len as f64 * length_scale).round() as usize).clamp(1, len);
     let prompt = |random: &mut PythonRandom| {
@@ -42,7 +42,7 @@ pub fn nano(count: usize, length_scale: f64, vocab: usize) -> Vec<Request> {
         ids
     };
     // All prompts are drawn before the first output length.
-    let prompts: Vec<Vec<u32>> = (0..count).map(|_| prompt(&mut random)).collect();
+    let prompts: Vec<Vec<u32>> = (0..256).map(|_| prompt(&mut random)).collect();
     let mut output_len = || scaled(random.randint(100, 1024) as usize);
     prompts.into_iter().map(|prompt| Request { prompt, max_tokens: output_len() }).collect()
 }
@@ -136,14 +136,14 @@ mod tests {
     #[test]
     fn the_whole_workload_is_nanos() {
         // The total that nano-vLLM's README reports: "Output tokens: 133,966".
-        let requests = nano(256, 1.0, 151_936);
+        let requests = nano(1.0, 151_936);
         assert_eq!(requests.iter().map(|r| r.max_tokens).sum::<usize>(), 133_966);
         assert_eq!(requests.iter().map(|r| r.prompt.len()).sum::<usize>(), 142_827);
     }
 
     #[test]
     fn lengths_scale_and_ids_stay_in_the_vocabulary() {
-        let (whole, small) = (nano(4, 1.0, 50_000), nano(4, 0.1, 50));
+        let (whole, small) = (nano(1.0, 50_000), nano(0.1, 50));
         for (whole, small) in whole.iter().zip(&small) {
             assert_eq!(small.prompt.len(), (whole.prompt.len() as f64 * 0.1).round() as usize);
             assert_eq!(small.max_tokens, (whole.max_tokens as f64 * 0.1).round() as usize);
