@@ -13,8 +13,10 @@ use std::{
     thread,
 };
 
-/// How often a worker looks for the next launch before it sleeps; about 200 µs.
-const SPINS: u32 = 20_000;
+/// How often a thread looks again before it offers its core to others between looks; about 20 µs.
+const SPINS: u32 = 2_000;
+/// How often a worker then looks for the next launch before it sleeps.
+const YIELDS: u32 = 200;
 
 type Job = *const (dyn Fn(usize) + Sync);
 
@@ -97,8 +99,9 @@ impl Pool {
         }
         s.drain(f);
         // Every task is claimed; wait for those that are still at theirs, and let nobody else in.
+        let mut idle = 0;
         while s.state.compare_exchange(epoch << 32 | OPEN, epoch << 32, AcqRel, Relaxed).is_err() {
-            hint::spin_loop();
+            relax(&mut idle);
         }
         assert!(!s.panicked.swap(false, Relaxed), "a task of a kernel launch panicked");
     }
@@ -132,6 +135,12 @@ impl<T> SendPtr<T> {
 // SAFETY: `Pool::rows` hands each task rows that no other has; `T: Send` is asked for there.
 unsafe impl<T> Sync for SendPtr<T> {}
 
+/// Waits a little; longer and longer waits are worth a system call, should the other thread lack a core.
+fn relax(idle: &mut u32) {
+    *idle += 1;
+    if *idle < SPINS { hint::spin_loop() } else { thread::yield_now() }
+}
+
 impl Shared {
     fn drain(&self, f: &(dyn Fn(usize) + Sync)) {
         let tasks = self.tasks.load(Relaxed);
@@ -161,9 +170,8 @@ impl Shared {
                     self.state.fetch_sub(1, AcqRel);
                 }
                 idle = 0;
-            } else if idle < SPINS {
-                idle += 1;
-                hint::spin_loop();
+            } else if idle < SPINS + YIELDS {
+                relax(&mut idle);
             } else {
                 self.sleeping.fetch_add(1, SeqCst);
                 // A launch that opened before `sleeping` was counted is seen here; a later one unparks.

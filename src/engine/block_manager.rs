@@ -20,6 +20,15 @@ pub fn xxh3(seed: u64, tokens: &[u32]) -> u64 {
 /// Marks the end of a list of blocks.
 const NONE: u32 = u32::MAX;
 
+/// Blocks that a sequence with `held` of them lacks for `tokens` tokens. Most steps of a decode need none and no
+/// division.
+pub(super) fn new_blocks(tokens: usize, held: usize, block_size: usize) -> usize {
+    match tokens.saturating_sub(held * block_size) {
+        0 => 0,
+        beyond => beyond.div_ceil(block_size),
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Block {
     /// Sequences that hold it. Those with none are on the free list.
@@ -170,8 +179,9 @@ impl BlockManager {
     }
 
     /// Gives a sequence blocks from the pool until it has room for `tokens`. The plan's check made sure of them.
+    #[inline]
     pub fn grow(&mut self, seq: &mut Sequence, tokens: usize) {
-        while seq.block_table.len() * self.block_size < tokens {
+        for _ in 0..new_blocks(tokens, seq.block_table.len(), self.block_size) {
             let id = self.head;
             self.unlink_free(id);
             self.unregister(id);
@@ -194,10 +204,14 @@ impl BlockManager {
     }
 
     /// Enters the sequence's newly computed full blocks in the prefix cache.
+    #[inline]
     pub fn register(&mut self, seq: &mut Sequence) {
-        if !self.caches() || seq.computed < (seq.registered.0 + 1) * self.block_size {
-            return;
+        if self.caches() && seq.computed >= (seq.registered.0 + 1) * self.block_size {
+            self.register_new(seq);
         }
+    }
+
+    fn register_new(&mut self, seq: &mut Sequence) {
         self.extend_hashes(seq);
         for depth in seq.registered.0..seq.computed / self.block_size {
             let (hash, parent) = (seq.hashes[depth], seq.registered.1);

@@ -68,12 +68,38 @@ pub struct Stats {
     pub recomputed_tokens: usize,
     /// Tokens of prompts that the prefix cache had.
     pub prefix_hit_tokens: usize,
-    /// Tokens sampled.
+    /// Tokens sampled, invalid ones included.
     pub sampled_tokens: usize,
     /// Times that a sequence was preempted.
     pub preemptions: usize,
     /// Sequences that ended, for whatever reason.
     pub finished: usize,
+}
+
+impl Stats {
+    /// Counts an item that may lie in the prompt or before the point of a preemption.
+    fn count_chunk(&mut self, item: &Item, seq: &Sequence) {
+        let (first_time, end) = (item.start.max(seq.computed_before), item.start + item.tokens);
+        let fresh = end.saturating_sub(first_time);
+        let prefill = end.min(seq.prompt_len).saturating_sub(first_time);
+        self.prefill_tokens += prefill;
+        self.decode_tokens += fresh - prefill;
+        self.recomputed_tokens += item.tokens - fresh;
+    }
+}
+
+/// Appends a token. Returns why the sequence ends now, if it does.
+fn append(seq: &mut Sequence, token: u32, eos: &[u32]) -> Option<FinishReason> {
+    let may_stop = !seq.suppresses_stop();
+    seq.tokens.push(token);
+    #[allow(clippy::manual_contains)] // a plain loop is faster on lists this short
+    let is_in = |ids: &[u32]| ids.iter().any(|&id| id == token);
+    let params = &seq.params;
+    if may_stop && (is_in(&params.stop_token_ids) || (!params.ignore_eos && is_in(eos))) {
+        Some(FinishReason::StopToken(token))
+    } else {
+        (seq.len() >= seq.max_len).then_some(FinishReason::Length)
+    }
 }
 
 /// Sequences, block pool, policy and executor. See the module.
@@ -261,14 +287,14 @@ impl Engine {
             return Ok(&self.events);
         }
         let admitted = self.plan()?;
-        self.commit(admitted);
+        let want = self.commit(admitted);
         self.result.clear();
         let num_decodes = self.items.partition_point(|item| item.tokens == 1);
         let batch = Batch { items: &self.items, num_decodes, seqs: &self.seqs };
         self.executor.execute(&batch, &mut self.result)?;
-        let (want, got) = (self.items.iter().filter(|item| item.sample).count(), self.result.sampled.len());
-        if got != want {
-            let (got, want) = (got.to_string(), format!("{want}, one for each item to sample"));
+        if self.result.sampled.len() != want {
+            let (got, want) =
+                (self.result.sampled.len().to_string(), format!("{want}, one for each item to sample"));
             return Err(Error::Argument { op: "execute", what: "the number of sampled tokens", got, want });
         }
         self.postprocess();
@@ -289,8 +315,8 @@ impl Engine {
         self.check.check(self.scheduler.name(), &view, self.budget, &self.plan)
     }
 
-    /// Moves sequences and blocks as planned and makes the batch.
-    fn commit(&mut self, mut admitted: usize) {
+    /// Moves sequences and blocks as planned and makes the batch. Returns how many of its items are sampled.
+    fn commit(&mut self, mut admitted: usize) -> usize {
         for &id in &self.plan.preempt {
             let seq = self.seqs.at(id);
             seq.computed_before = seq.computed_before.max(seq.computed);
@@ -325,15 +351,18 @@ impl Engine {
             self.waiting.remove(self.waiting.partition_point(|&other| other < id));
             self.running.insert(self.running.partition_point(|&other| other < id), id);
         }
+        let mut samples = 0;
         self.items.clear();
         for &(id, tokens) in &self.plan.run {
             let seq = self.seqs.at(id);
             let end = seq.computed + tokens;
             self.pool.grow(seq, end);
             let item = Item { id, start: seq.computed, tokens, sample: end == seq.len() };
+            samples += usize::from(item.sample);
             if tokens == 1 { self.items.push(item) } else { self.chunks.push(item) }
         }
         self.items.append(&mut self.chunks);
+        samples
     }
 
     /// Takes what the executor computed.
@@ -351,43 +380,39 @@ impl Engine {
             seq.prompt_logprobs[position] = Some(logprobs);
         }
         let mut sampled = self.result.sampled.iter();
-        let before = self.finished.len();
+        let (mut decoded, mut invalid, before) = (0, 0, self.finished.len());
         for item in &self.items {
             let seq = self.seqs.at(item.id);
-            let (first_time, end) = (item.start.max(seq.computed_before), item.start + item.tokens);
-            let prefill = end.min(seq.prompt_len).saturating_sub(first_time);
-            let fresh = end.saturating_sub(first_time);
-            self.stats.prefill_tokens += prefill;
-            self.stats.decode_tokens += fresh - prefill;
-            self.stats.recomputed_tokens += item.tokens - fresh;
+            let end = item.start + item.tokens;
+            if item.start >= seq.prompt_len.max(seq.computed_before) {
+                decoded += item.tokens;
+            } else {
+                self.stats.count_chunk(item, seq);
+            }
             seq.computed = end;
             self.pool.register(seq);
             if !item.sample {
                 continue;
             }
             let (token, finish) = match *sampled.next().expect("counted in step") {
-                Sampled::Invalid => (None, Some(FinishReason::Error)),
+                Sampled::Invalid => {
+                    invalid += 1;
+                    (None, Some(FinishReason::Error))
+                }
                 Sampled::Token(token) => {
                     seq.timing.first_token.get_or_insert(now);
                     seq.timing.last_token = Some(now);
-                    self.stats.sampled_tokens += 1;
-                    let may_stop = !seq.suppresses_stop();
-                    seq.tokens.push(token);
-                    let eos = !seq.params.ignore_eos && self.vocabulary.eos_token_ids.contains(&token);
-                    let finish = if may_stop && (eos || seq.params.stop_token_ids.contains(&token)) {
-                        Some(FinishReason::StopToken(token))
-                    } else {
-                        (seq.len() >= seq.max_len).then_some(FinishReason::Length)
-                    };
-                    (Some(token), finish)
+                    (Some(token), append(seq, token, &self.vocabulary.eos_token_ids))
                 }
             };
-            if seq.sample == 0 && seq.params.n > 1 && seq.generated() <= 1 {
+            if seq.generated() <= 1 && seq.sample == 0 && seq.params.n > 1 {
                 self.ready.push(seq.request);
             }
             let (id, request, sample) = (seq.id, seq.request, seq.sample);
             self.events.push(Event { id, request, sample, token, finish });
         }
+        self.stats.decode_tokens += decoded;
+        self.stats.sampled_tokens += self.events.len() - invalid;
         self.stats.steps += 1;
         for at in 0..self.events.len() {
             if let Event { id, finish: Some(reason), .. } = self.events[at] {
@@ -448,6 +473,8 @@ impl Engine {
         self.held.retain(|&other| other != id);
         self.finished.push(id);
         self.end(id, reason);
+        // Those that waited for it to compute their prompt need not wait any more.
+        self.release_held(self.seqs[id].request);
     }
 
     /// Frees the blocks of a sequence that is in no queue any more.

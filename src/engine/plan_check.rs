@@ -1,7 +1,8 @@
 //! The rules of a plan, checked before anything moves.
 
-use super::scheduler::{Budget, Plan, View, new_blocks};
-use super::sequence::{SeqId, Status};
+use super::block_manager::new_blocks;
+use super::scheduler::{Budget, Plan, View};
+use super::sequence::{SeqId, Sequence, Status};
 use crate::error::{Error, Result};
 
 /// Checks plans. Keeps its memory from step to step; an entry counts only if it carries the current step's mark.
@@ -14,10 +15,17 @@ pub struct PlanCheck {
     blocks: Vec<(u64, u32, bool)>,
 }
 
+/// The rule and the details.
+type Broken = (&'static str, String);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Named {
     Run,
     Preempt,
+}
+
+fn show(id: SeqId) -> String {
+    format!("sequence {}", id.number())
 }
 
 impl PlanCheck {
@@ -38,18 +46,11 @@ impl PlanCheck {
         self.rules(view, budget, plan).map_err(|(rule, detail)| Error::Plan { scheduler, rule, detail })
     }
 
-    fn rules(
-        &mut self,
-        view: &View<'_>,
-        budget: Budget,
-        plan: &Plan,
-    ) -> Result<usize, (&'static str, String)> {
+    fn rules(&mut self, view: &View<'_>, budget: Budget, plan: &Plan) -> Result<usize, Broken> {
         let broken = |rule: &'static str, detail: String| Err((rule, detail));
-        let show = |id: SeqId| format!("sequence {}", id.number());
         let mut freed = 0;
         for &id in &plan.preempt {
-            self.name(view, id, Named::Preempt)?;
-            let seq = &view.seqs[id];
+            let seq = self.name(view, id, Named::Preempt)?;
             if seq.status != Status::Running {
                 return broken(
                     "only running sequences are preempted",
@@ -71,11 +72,14 @@ impl PlanCheck {
         }
         let (mut tokens, mut blocks, mut admitted) = (0, 0, 0);
         for &(id, count) in &plan.run {
-            self.name(view, id, Named::Run)?;
-            let seq = &view.seqs[id];
-            let (start, held) = match seq.status {
-                Status::Running => (seq.computed, seq.block_table.len()),
-                Status::Waiting => {
+            let seq = self.name(view, id, Named::Run)?;
+            // A sequence holds blocks if and only if it is running.
+            let (start, held) = match seq.block_table.len() {
+                0 if seq.status != Status::Waiting => {
+                    let detail = format!("{} is {:?}", show(id), seq.status);
+                    return broken("only waiting or running sequences run", detail);
+                }
+                0 => {
                     admitted += 1;
                     let mut hits = 0;
                     for (block, _) in view.pool.hits(seq) {
@@ -87,12 +91,7 @@ impl PlanCheck {
                     }
                     (hits * view.block_size(), hits)
                 }
-                other => {
-                    return broken(
-                        "only waiting or running sequences run",
-                        format!("{} is {other:?}", show(id)),
-                    );
-                }
+                held => (seq.computed, held),
             };
             if count == 0 {
                 return broken("a sequence runs at least one token", show(id));
@@ -118,24 +117,22 @@ impl PlanCheck {
         Ok(admitted)
     }
 
-    fn name(&mut self, view: &View<'_>, id: SeqId, named: Named) -> Result<(), (&'static str, String)> {
-        if view.seqs.get(id).is_none() {
-            return Err((
-                "sequences must exist",
-                format!("no sequence {} in slot {}", id.number(), id.slot()),
-            ));
-        }
+    /// The sequence, which the plan has not named before.
+    #[inline]
+    fn name<'a>(&mut self, view: &View<'a>, id: SeqId, named: Named) -> Result<&'a Sequence, Broken> {
+        let Some(seq) = view.seqs.get(id) else {
+            let detail = format!("no sequence {} in slot {}", id.number(), id.slot());
+            return Err(("sequences must exist", detail));
+        };
         let entry = &mut self.seqs[id.slot()];
         if entry.0 == self.mark {
-            let rule = if entry.1 == named {
-                "a sequence is listed once"
-            } else {
-                "a sequence is not preempted and run in one step"
-            };
-            return Err((rule, format!("sequence {}", id.number())));
+            let once = "a sequence is listed once";
+            let rule =
+                if entry.1 == named { once } else { "a sequence is not preempted and run in one step" };
+            return Err((rule, show(id)));
         }
         *entry = (self.mark, named);
-        Ok(())
+        Ok(seq)
     }
 
     fn block(&mut self, block: u32) -> &mut (u64, u32, bool) {

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use super::block_manager::BlockManager;
+use super::block_manager::{BlockManager, new_blocks};
 use super::sequence::{SeqId, Sequence, Sequences};
 
 /// A scheduling policy: who computes how many tokens in the next step, and who gives up its blocks for that.
@@ -158,14 +158,5 @@ impl Need {
             Some(new) => self.remaining.min((self.held + new) * self.block_size - self.start),
             None => 0,
         }
-    }
-}
-
-/// Blocks that a sequence with `held` of them lacks for `tokens` tokens. Most steps of a decode need none and no
-/// division.
-pub(super) fn new_blocks(tokens: usize, held: usize, block_size: usize) -> usize {
-    match tokens.saturating_sub(held * block_size) {
-        0 => 0,
-        beyond => beyond.div_ceil(block_size),
     }
 }

@@ -9,27 +9,30 @@ use std::sync::Arc;
 
 use crate::config::SamplingParams;
 
-/// A sequence's handle. Ordered by arrival; never reused.
+/// A sequence's handle: a number and a slot in one word. Ordered by arrival; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SeqId {
-    number: u64,
-    slot: u32,
-}
+pub struct SeqId(u64);
 
 impl SeqId {
-    /// A handle by hand, for tests of policies.
-    pub fn new(number: u64, slot: u32) -> Self {
-        Self { number, slot }
+    const SLOT_BITS: u32 = 24;
+
+    /// A handle by hand, for tests. Panics from 2^40 numbers or 2^24 slots on.
+    pub fn new(number: u64, slot: usize) -> Self {
+        assert!(
+            number >> (64 - Self::SLOT_BITS) == 0 && slot >> Self::SLOT_BITS == 0,
+            "{number} in slot {slot}"
+        );
+        Self(number << Self::SLOT_BITS | slot as u64)
     }
 
     /// Counts sequences in order of arrival, from 0.
     pub fn number(self) -> u64 {
-        self.number
+        self.0 >> Self::SLOT_BITS
     }
 
     /// A small dense index, free for reuse once the sequence is gone: a key for per-sequence arrays.
     pub fn slot(self) -> usize {
-        self.slot as usize
+        (self.0 & ((1 << Self::SLOT_BITS) - 1)) as usize
     }
 }
 
@@ -120,9 +123,9 @@ pub struct Timing {
 
 /// One generation in progress. Inside an engine, only the engine changes it.
 ///
-/// `repr(C)`: what every step touches lies together at the beginning.
+/// `repr(C)`: plans are made and checked from the first cache line; the next two are what else every step touches.
 #[derive(Debug)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub struct Sequence {
     /// Its handle.
     pub id: SeqId,
@@ -180,7 +183,7 @@ impl Sequence {
             max_len: prompt.len().saturating_add(params.max_tokens),
             computed_before: 0,
             registered: (0, options.cache_salt),
-            request: RequestId(id.number),
+            request: RequestId(id.number()),
             timing: Timing { arrival: options.arrival.unwrap_or_default(), ..Timing::default() },
             seed: params.seed.unwrap_or_default(),
             prefix_hit: 0,
@@ -197,6 +200,11 @@ impl Sequence {
     #[allow(clippy::len_without_is_empty)] // never empty
     pub fn len(&self) -> usize {
         self.tokens.len()
+    }
+
+    /// Known tokens that are not computed; at least 1 unless it is finished.
+    pub fn remaining(&self) -> usize {
+        self.tokens.len() - self.computed
     }
 
     /// Tokens generated so far.
@@ -229,7 +237,7 @@ impl Sequence {
 #[derive(Debug, Default)]
 pub struct Sequences {
     slots: Vec<Option<Sequence>>,
-    free: Vec<u32>,
+    free: Vec<usize>,
     next_number: u64,
 }
 
@@ -250,8 +258,7 @@ impl Sequences {
     }
 
     pub(super) fn insert(&mut self, make: impl FnOnce(SeqId) -> Sequence) -> SeqId {
-        let slot = self.free.pop().unwrap_or(self.slots.len() as u32);
-        let id = SeqId { number: self.next_number, slot };
+        let id = SeqId::new(self.next_number, self.free.pop().unwrap_or(self.slots.len()));
         self.next_number += 1;
         if id.slot() == self.slots.len() {
             self.slots.push(None);
@@ -263,12 +270,14 @@ impl Sequences {
     pub(super) fn remove(&mut self, id: SeqId) {
         debug_assert!(self.get(id).is_some());
         self.slots[id.slot()] = None;
-        self.free.push(id.slot);
+        self.free.push(id.slot());
     }
 
-    /// The sequence, to change it. Panics if it is gone: the engine holds no such id.
+    /// The sequence, to change it. Panics if its slot is empty: the engine keeps no id of a sequence that is gone.
     pub(super) fn at(&mut self, id: SeqId) -> &mut Sequence {
-        self.slots[id.slot()].as_mut().filter(|seq| seq.id == id).expect("a sequence of this engine")
+        let seq = self.slots[id.slot()].as_mut().expect("a sequence of this engine");
+        debug_assert_eq!(seq.id, id);
+        seq
     }
 }
 

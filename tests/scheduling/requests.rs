@@ -1,5 +1,7 @@
 //! What a request may ask for, and how it ends.
 
+use std::collections::VecDeque;
+
 use lathe::config::{EngineConfig, SamplingParams};
 use lathe::engine::block_manager::xxh3;
 use lathe::engine::{
@@ -23,11 +25,11 @@ fn params(max_tokens: usize) -> SamplingParams {
 }
 
 /// An executor that samples a script, one token a step for every sequence.
-struct Script(std::vec::IntoIter<u32>);
+struct Script(VecDeque<u32>);
 
 impl Executor for Script {
     fn execute(&mut self, batch: &Batch<'_>, out: &mut StepResult) -> Result<()> {
-        let token = self.0.next().expect("the script is long enough");
+        let token = self.0.pop_front().expect("the script is long enough");
         out.sampled.extend(batch.items.iter().filter(|item| item.sample).map(|_| Sampled::Token(token)));
         out.virtual_seconds = 0.25;
         Ok(())
@@ -37,7 +39,7 @@ impl Executor for Script {
 fn scripted(tokens: &[u32], max_model_len: usize) -> Engine {
     let config = EngineConfig { num_kvcache_blocks: Some(8), max_model_len, ..EngineConfig::default() };
     let vocabulary = Vocabulary { size: 100, eos_token_ids: vec![0, 1] };
-    let executor = Box::new(Script(tokens.to_vec().into_iter()));
+    let executor = Box::new(Script(tokens.to_vec().into()));
     Engine::new(&config, vocabulary, policies::by_name("chunked").unwrap(), executor).unwrap()
 }
 

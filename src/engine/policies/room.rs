@@ -30,16 +30,18 @@ impl<'a> Room<'a> {
         let (mut index, mut passed) = (0, false);
         while index < self.kept && self.tokens > 0 {
             let id = running[index];
-            let need = self.view.need(id);
             index += 1;
-            if !pick(need.remaining) {
+            if !pick(self.view.seq(id).remaining()) {
                 passed = true;
                 continue;
             }
-            while need.fit(self.free_blocks) == 0 && self.kept > index {
+            let need = self.view.need(id);
+            let mut fit = need.fit(self.free_blocks);
+            while fit == 0 && self.kept > index {
                 self.preempt_youngest(plan);
+                fit = need.fit(self.free_blocks);
             }
-            let tokens = need.fit(self.free_blocks).min(self.tokens);
+            let tokens = fit.min(self.tokens);
             if tokens > 0 {
                 self.free_blocks -= need.blocks(tokens);
                 self.tokens -= tokens;

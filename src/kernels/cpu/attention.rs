@@ -269,7 +269,7 @@ fn find_tile(dims: Dims, lens: &[SeqLen], per_tile: usize, index: usize) -> Tile
 
 /// A worker's buffers.
 struct Work<'a> {
-    /// `[rows, padded]` queries.
+    /// `[rows, padded]` queries, interleaved by block.
     q: &'a mut [f32],
     /// `[rows, padded]` running weighted values.
     o: &'a mut [f32],
@@ -365,13 +365,10 @@ impl<T: Float> Call<'_, T> {
     }
 
     fn load_queries(&self, tile: Tile, q: &mut [f32]) {
-        let (dim, padded) = (self.dims.dim, self.dims.padded());
-        for row in 0..tile.count * self.dims.group() {
+        let (dim, rows) = (self.dims.dim, tile.count * self.dims.group());
+        for row in 0..rows {
             let (token, head) = self.token_head(tile, row);
-            let from = &self.args.q.row::<T>(token)[head * dim..][..dim];
-            let (to, rest) = q[row * padded..][..padded].split_at_mut(dim);
-            to.iter_mut().zip(from).for_each(|(q, &v)| *q = v.to_f32());
-            rest.fill(0.0);
+            tile::interleave(&self.args.q.row::<T>(token)[head * dim..][..dim], row, rows, q);
         }
     }
 

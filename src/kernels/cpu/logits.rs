@@ -3,7 +3,7 @@
 use super::{
     super::{Kernel, Logits, LogitsArgs, Unsupported},
     RowsMut,
-    simd::{Isa, Job, dispatch, larger, tanh},
+    simd::{Isa, Job, LANES, dispatch, larger, max, tanh},
     split,
 };
 use crate::{
@@ -138,5 +138,15 @@ pub fn largest(row: &[f32]) -> f32 {
             *t = larger(*t, l);
         }
     }
-    rest.iter().chain(&top).copied().fold(f32::NEG_INFINITY, larger)
+    rest.iter().copied().fold(largest_of(&top), larger)
+}
+
+/// [`largest`] of a block, by halves.
+#[inline(always)]
+pub fn largest_of(block: &[f32; 32]) -> f32 {
+    let mut top = [f32::NEG_INFINITY; LANES];
+    for (i, t) in top.iter_mut().enumerate() {
+        *t = larger(larger(*t, larger(block[i], block[i + 8])), larger(block[i + 16], block[i + 24]));
+    }
+    max(top)
 }

@@ -7,9 +7,10 @@ pub const BLOCK: usize = 32;
 /// No noise is larger: `-ln(2^-33)` is 22.87.
 pub const MAX: f32 = 23.0;
 
-/// The noise of tokens `begin..begin + BLOCK` for a request's seed and the position that is drawn.
+/// The random words of tokens `begin..begin + BLOCK`, for a request's seed and the position that is drawn:
+/// `[w][b]` is word `w` of Philox block `b`, which belongs to token `4 b + w`.
 #[inline(always)]
-pub fn block(seed: u64, position: u32, begin: u32) -> [f32; BLOCK] {
+pub fn words(seed: u64, position: u32, begin: u32) -> [[u32; BLOCK / 4]; 4] {
     const LANES: usize = BLOCK / 4;
     let mut c = [[0; LANES], [position; LANES], [0; LANES], [0; LANES]];
     for (l, c) in c[0].iter_mut().enumerate() {
@@ -26,10 +27,26 @@ pub fn block(seed: u64, position: u32, begin: u32) -> [f32; BLOCK] {
         }
         key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
     }
-    // Vectors of one word each become noise before they are interleaved.
+    c
+}
+
+/// No token of the block has more noise than this: that of the largest word, and a little for its rounding.
+#[inline(always)]
+pub fn bound(words: &[[u32; BLOCK / 4]; 4]) -> f32 {
+    let [a, b, c, d] = words;
+    let mut top = [0; BLOCK / 4];
+    for (l, t) in top.iter_mut().enumerate() {
+        *t = a[l].max(b[l]).max(c[l].max(d[l]));
+    }
+    gumbel(top.into_iter().fold(0, u32::max)) + 1e-4
+}
+
+/// The noise of each token of a block, in their order.
+#[inline(always)]
+pub fn of_words(words: &[[u32; BLOCK / 4]; 4]) -> [f32; BLOCK] {
     let mut noise = [0.0; BLOCK];
-    for (w, words) in c.iter().enumerate() {
-        let mut of = [0.0; LANES];
+    for (w, words) in words.iter().enumerate() {
+        let mut of = [0.0; BLOCK / 4];
         for (n, &x) in of.iter_mut().zip(words) {
             *n = gumbel(x);
         }
@@ -103,9 +120,11 @@ mod tests {
         for (seed, position, begin) in
             [(0, 0, 0), (u64::MAX, 7, 32), (0x0123_4567_89ab_cdef, u32::MAX, 151_904)]
         {
-            for (i, got) in block(seed, position, begin).into_iter().enumerate() {
+            let words = words(seed, position, begin);
+            for (i, got) in of_words(&words).into_iter().enumerate() {
                 let want = gumbel::gumbel(word(seed, position, Stream::Gumbel, begin + i as u32));
                 assert_eq!(got.to_bits(), want.to_bits(), "{seed} {position} {begin} {i}");
+                assert!(got < bound(&words));
             }
         }
     }

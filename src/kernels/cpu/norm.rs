@@ -5,7 +5,7 @@ use half::{bf16, f16};
 use super::{
     super::{AddRmsNorm, AddRmsNormArgs, Kernel, RmsNorm, RmsNormArgs, Unsupported},
     RowsMut,
-    simd::{self, Float, Isa, Job, dispatch},
+    simd::{Float, Isa, Job, LANES, dispatch},
     split,
 };
 use crate::{
@@ -131,20 +131,20 @@ impl<T: Float> Job for Row<'_, T> {
 /// `1 / sqrt(mean(x²) + eps)`, by 32 partial sums in f32.
 #[inline(always)]
 pub fn norm_scale<I: Isa, T: Float>(x: &[T], eps: f32) -> f32 {
-    let mut sums = [0.0; 32];
-    let chunks = x.chunks_exact(32);
+    let mut sums = [I::splat(0.0); 4];
+    let chunks = x.chunks_exact(4 * LANES);
     let rest = chunks.remainder();
     for chunk in chunks {
-        for (s, &v) in sums.iter_mut().zip(chunk) {
-            *s = I::mul_add(v.to_f32(), v.to_f32(), *s);
+        for (i, s) in sums.iter_mut().enumerate() {
+            // SAFETY: a chunk has four times `LANES` elements.
+            let v = unsafe { T::load::<I>(chunk.as_ptr().add(i * LANES)) };
+            *s = I::fma(v, v, *s);
         }
     }
-    for (s, &v) in sums.iter_mut().zip(rest) {
-        *s = I::mul_add(v.to_f32(), v.to_f32(), *s);
+    let mut total = 0.0;
+    for &v in rest {
+        total = I::mul_add(v.to_f32(), v.to_f32(), total);
     }
-    let mut lanes = [0.0; simd::LANES];
-    for (i, lane) in lanes.iter_mut().enumerate() {
-        *lane = (sums[i] + sums[i + 16]) + (sums[i + 8] + sums[i + 24]);
-    }
-    1.0 / (simd::sum(lanes) / x.len() as f32 + eps).sqrt()
+    total += (I::sum(sums[0]) + I::sum(sums[1])) + (I::sum(sums[2]) + I::sum(sums[3]));
+    1.0 / (total / x.len() as f32 + eps).sqrt()
 }

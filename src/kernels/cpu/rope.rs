@@ -72,34 +72,33 @@ impl<T: Float> Job for Heads<'_, T> {
     type Out = ();
     #[inline(always)]
     fn run<I: Isa>(self) {
-        let dim = self.cos_sin.len();
-        for head in self.heads.chunks_exact_mut(dim) {
-            match self.weight {
-                None => rotate::<I, T>(head, self.cos_sin, |_, x| x),
-                Some(weight) => {
-                    let scale = norm_scale::<I, T>(head, self.eps);
-                    let offset = self.offset;
-                    rotate::<I, T>(
-                        head,
-                        self.cos_sin,
-                        #[inline(always)]
-                        |i, x| x * scale * (weight[i].to_f32() + offset),
-                    );
+        let half = self.cos_sin.len() / 2;
+        let (cos, sin) = self.cos_sin.split_at(half);
+        for head in self.heads.chunks_exact_mut(2 * half) {
+            let scale = self.weight.map(|_| norm_scale::<I, T>(head, self.eps));
+            let (low, high) = head.split_at_mut(half);
+            let pairs = low.iter_mut().zip(high).zip(cos.iter().zip(sin));
+            match self.weight.zip(scale) {
+                None => {
+                    for ((l, h), (&c, &s)) in pairs {
+                        (*l, *h) = rotate::<I, T>(l.to_f32(), h.to_f32(), c, s);
+                    }
+                }
+                Some((weight, scale)) => {
+                    let (low, high) = weight.split_at(half);
+                    for (((l, h), (&c, &s)), (wl, wh)) in pairs.zip(low.iter().zip(high)) {
+                        let a = l.to_f32() * scale * (wl.to_f32() + self.offset);
+                        let b = h.to_f32() * scale * (wh.to_f32() + self.offset);
+                        (*l, *h) = rotate::<I, T>(a, b, c, s);
+                    }
                 }
             }
         }
     }
 }
 
-/// Rotates the pairs `i, i + dim/2` of `norm(i, head[i])`.
+/// The pair `(a, b)` turned by an angle.
 #[inline(always)]
-fn rotate<I: Isa, T: Float>(head: &mut [T], cos_sin: &[f32], norm: impl Fn(usize, f32) -> f32) {
-    let half = head.len() / 2;
-    let (low, high) = head.split_at_mut(half);
-    let (cos, sin) = cos_sin[..2 * half].split_at(half);
-    for (i, ((l, h), (&c, &s))) in low.iter_mut().zip(high).zip(cos.iter().zip(sin)).enumerate() {
-        let (a, b) = (norm(i, l.to_f32()), norm(i + half, h.to_f32()));
-        *l = T::from_f32(I::mul_add(a, c, -(b * s)));
-        *h = T::from_f32(I::mul_add(b, c, a * s));
-    }
+fn rotate<I: Isa, T: Float>(a: f32, b: f32, cos: f32, sin: f32) -> (T, T) {
+    (T::from_f32(I::mul_add(a, cos, -(b * sin))), T::from_f32(I::mul_add(b, cos, a * sin)))
 }

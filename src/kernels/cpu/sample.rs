@@ -8,7 +8,7 @@
 use super::{
     super::{Kernel, Sample, SampleArgs, SampleSpec, Unsupported},
     RowsMut, each,
-    logits::largest,
+    logits::{largest, largest_of},
     noise,
     simd::{Isa, Job, Plain, dispatch, exp64, sum64},
 };
@@ -217,11 +217,8 @@ impl Truncation<'_> {
     fn top_p(&self, kth: f32, tail: f32, mass: &mut [f64], list: &mut [u64]) -> Threshold {
         mass.fill(0.0);
         let total = dispatch(self.simd, Total { logits: self.logits, max: self.max, kth });
-        // All tokens that are less likely than this stay under the tail together.
-        let unlikely = f64::from(tail) / (2.0 * self.logits.len() as f64);
-        let floor = (f64::from(self.max) + (unlikely * total).ln() - 1e-3) as f32;
-        let masses = Masses { logits: self.logits, max: self.max, kth, floor, total, mass };
-        let mut sum = dispatch(self.simd, masses);
+        dispatch(self.simd, Masses { logits: self.logits, max: self.max, kth, total, mass });
+        let mut sum = 0.0;
         for bin in (0..BINS).rev() {
             if mass[bin] == 0.0 || (sum + mass[bin]) as f32 <= tail {
                 sum += mass[bin];
@@ -231,7 +228,7 @@ impl Truncation<'_> {
             list.sort_unstable();
             for &token in list.iter() {
                 let (value, first) = (value_of(token), token as u32 as usize);
-                if value < kth || value < floor {
+                if value < kth {
                     continue;
                 }
                 sum += f64::from(probability::<Plain>(value, self.max, total));
@@ -277,7 +274,29 @@ fn value_of(key: u64) -> f32 {
 /// `e^(l - max) / total`, rounded to f32.
 #[inline(always)]
 fn probability<I: Isa>(l: f32, max: f32, total: f64) -> f32 {
-    (exp64::<I>(f64::from(l) - f64::from(max)) / total) as f32
+    (exp64::<I>(f64::from(l) - f64::from(max)) * (1.0 / total)) as f32
+}
+
+/// [`BLOCK`] logits from `begin` on; past the end, minus infinity.
+#[inline(always)]
+fn block(logits: &[f32], begin: usize) -> [f32; BLOCK] {
+    let rest = &logits[begin..];
+    if let Some(whole) = rest.first_chunk() {
+        return *whole;
+    }
+    let mut block = [f32::NEG_INFINITY; BLOCK];
+    block[..rest.len()].copy_from_slice(rest);
+    block
+}
+
+/// As [`block`], minus infinity for logits below `kth`.
+#[inline(always)]
+fn block_from(logits: &[f32], begin: usize, kth: f32) -> [f32; BLOCK] {
+    let mut block = block(logits, begin);
+    for l in &mut block {
+        *l = if *l >= kth { *l } else { f32::NEG_INFINITY };
+    }
+    block
 }
 
 /// Counts by bin.
@@ -291,12 +310,13 @@ impl Job for Count<'_> {
     type Out = ();
     #[inline(always)]
     fn run<I: Isa>(self) {
-        for chunk in self.logits.chunks(BLOCK) {
+        for begin in (0..self.logits.len()).step_by(BLOCK) {
+            let block = block(self.logits, begin);
             let mut bins = [0; BLOCK];
-            for (b, &l) in bins.iter_mut().zip(chunk) {
+            for (b, &l) in bins.iter_mut().zip(&block) {
                 *b = bin(l, self.max);
             }
-            for &b in &bins[..chunk.len()] {
+            for &b in &bins[..BLOCK.min(self.logits.len() - begin)] {
                 self.counts[b as usize] += 1;
             }
         }
@@ -315,53 +335,49 @@ impl Job for Total<'_> {
     #[inline(always)]
     fn run<I: Isa>(self) -> f64 {
         let mut sums = [0.0; 8];
-        for chunk in self.logits.chunks(8) {
-            for (s, &l) in sums.iter_mut().zip(chunk) {
-                let e = exp64::<I>(f64::from(l) - f64::from(self.max));
-                *s += if l >= self.kth { e } else { 0.0 };
+        for begin in (0..self.logits.len()).step_by(BLOCK) {
+            let block = block_from(self.logits, begin, self.kth);
+            // Most blocks of a row that top-k cuts have nothing left.
+            if largest_of(&block) == f32::NEG_INFINITY {
+                continue;
+            }
+            for part in block.as_chunks::<8>().0 {
+                for (s, &l) in sums.iter_mut().zip(part) {
+                    *s += exp64::<I>(f64::from(l) - f64::from(self.max));
+                }
             }
         }
         sum64(sums)
     }
 }
 
-/// Probabilities by bin for logits from `kth` and `floor` on; returns the sum of those between the two.
+/// Probabilities of the logits from `kth` on, by bin.
 struct Masses<'a> {
     logits: &'a [f32],
     max: f32,
     kth: f32,
-    floor: f32,
     total: f64,
     mass: &'a mut [f64],
 }
 
 impl Job for Masses<'_> {
-    type Out = f64;
+    type Out = ();
     #[inline(always)]
-    fn run<I: Isa>(self) -> f64 {
-        let mut low = [0.0; 8];
-        for chunk in self.logits.chunks(8) {
-            let (mut p, mut high) = ([0.0; 8], false);
-            for (p, &l) in p.iter_mut().zip(chunk) {
-                let v = probability::<I>(l, self.max, self.total);
-                *p = if l >= self.kth { v } else { 0.0 };
-                high |= (l >= self.floor) & (l >= self.kth);
-            }
-            if !high {
-                for (s, &p) in low.iter_mut().zip(&p) {
-                    *s += f64::from(p);
-                }
+    fn run<I: Isa>(self) {
+        for begin in (0..self.logits.len()).step_by(BLOCK) {
+            let block = block_from(self.logits, begin, self.kth);
+            if largest_of(&block) == f32::NEG_INFINITY {
                 continue;
             }
-            for (i, &l) in chunk.iter().enumerate() {
-                if l >= self.floor {
-                    self.mass[bin(l, self.max) as usize] += f64::from(p[i]);
-                } else {
-                    low[i] += f64::from(p[i]);
-                }
+            let (mut p, mut bins) = ([0.0; BLOCK], [0; BLOCK]);
+            for ((p, b), &l) in p.iter_mut().zip(&mut bins).zip(&block) {
+                *p = f64::from(probability::<I>(l, self.max, self.total));
+                *b = bin(l, self.max);
+            }
+            for (&b, p) in bins.iter().zip(p) {
+                self.mass[b as usize] += p;
             }
         }
-        sum64(low)
     }
 }
 
@@ -378,17 +394,17 @@ impl Job for Gather<'_> {
     #[inline(always)]
     fn run<I: Isa>(self) -> usize {
         let mut n = 0;
-        for (c, chunk) in self.logits.chunks(BLOCK).enumerate() {
-            let mut any = false;
-            for &l in chunk {
-                any |= bin(l, self.max) == self.bin as u32;
+        for begin in (0..self.logits.len()).step_by(BLOCK) {
+            let block = block(self.logits, begin);
+            let (mut hits, mut any) = ([false; BLOCK], false);
+            for (hit, &l) in hits.iter_mut().zip(&block) {
+                *hit = bin(l, self.max) == self.bin as u32;
+                any |= *hit;
             }
             if any {
-                for (i, &l) in chunk.iter().enumerate() {
-                    if bin(l, self.max) == self.bin as u32 {
-                        self.list[n] = key(l, c * BLOCK + i);
-                        n += 1;
-                    }
+                for i in (0..BLOCK.min(self.logits.len() - begin)).filter(|&i| hits[i]) {
+                    self.list[n] = key(block[i], begin + i);
+                    n += 1;
                 }
             }
         }
@@ -402,7 +418,7 @@ struct Draw<'a> {
     threshold: Threshold,
     key: u64,
     position: u32,
-    /// A token that is kept or not, but if it is, a good first guess.
+    /// The first of the largest logits.
     likely: usize,
 }
 
@@ -412,27 +428,29 @@ impl Job for Draw<'_> {
     fn run<I: Isa>(self) -> usize {
         let Self { logits, threshold, key, position, likely } = self;
         let (mut best, mut token) = (f32::NEG_INFINITY, usize::MAX);
-        // The likeliest token first: where it leads by more than the noise can bridge, blocks are skipped.
+        // The likeliest token's block first: where it leads by more than noise can bridge, blocks are skipped.
         let first = likely / BLOCK * BLOCK;
-        let blocks = std::iter::once(first).chain((0..logits.len()).step_by(BLOCK).filter(|&b| b != first));
-        for begin in blocks {
-            let block = &logits[begin..(begin + BLOCK).min(logits.len())];
-            let mut kept = [f32::NEG_INFINITY; BLOCK];
-            for (i, (k, &l)) in kept.iter_mut().zip(block).enumerate() {
-                *k = if threshold.keeps(begin + i, l) { l } else { f32::NEG_INFINITY };
-            }
-            let top = largest(&kept);
-            if top == f32::NEG_INFINITY || top + noise::MAX < best {
+        let others = (0..logits.len()).step_by(BLOCK).filter(|&b| b != first);
+        for begin in std::iter::once(first).chain(others) {
+            let mut kept = block(logits, begin);
+            let top = largest_of(&kept);
+            if top < threshold.value || top + noise::MAX < best {
                 continue;
             }
-            let noise = noise::block(key, position, begin as u32);
-            for (k, n) in kept.iter_mut().zip(noise) {
-                *k += n;
+            for (i, l) in kept.iter_mut().enumerate() {
+                *l = if threshold.keeps(begin + i, *l) { *l } else { f32::NEG_INFINITY };
             }
-            let top = largest(&kept);
+            let words = noise::words(key, position, begin as u32);
+            if top + noise::bound(&words) < best {
+                continue;
+            }
+            for (l, n) in kept.iter_mut().zip(noise::of_words(&words)) {
+                *l += n;
+            }
+            let top = largest_of(&kept);
             if top > best || (top == best && begin < token) {
                 best = top;
-                token = begin + kept.iter().position(|&k| k == top).expect("top is one of them");
+                token = begin + kept.iter().position(|&l| l == top).expect("top is one of them");
             }
         }
         token

@@ -29,8 +29,14 @@ pub trait Isa: Copy {
     fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// The same value in every lane.
     fn splat(v: f32) -> Self::V;
+    /// By lane.
+    fn add(a: Self::V, b: Self::V) -> Self::V;
+    /// [`larger`] by lane.
+    fn larger(a: Self::V, b: Self::V) -> Self::V;
     /// [`sum`] of the lanes.
     fn sum(v: Self::V) -> f32;
+    /// [`sum`] of each, to the same bits.
+    fn sum4(v: [Self::V; 4]) -> [f32; 4];
     /// # Safety
     /// `from` points to [`LANES`] values.
     unsafe fn load(from: *const f32) -> Self::V;
@@ -75,8 +81,26 @@ impl Isa for Plain {
         [v; LANES]
     }
     #[inline(always)]
+    fn add(mut a: V8, b: V8) -> V8 {
+        for l in 0..LANES {
+            a[l] += b[l];
+        }
+        a
+    }
+    #[inline(always)]
+    fn larger(mut a: V8, b: V8) -> V8 {
+        for l in 0..LANES {
+            a[l] = larger(a[l], b[l]);
+        }
+        a
+    }
+    #[inline(always)]
     fn sum(v: V8) -> f32 {
         sum(v)
+    }
+    #[inline(always)]
+    fn sum4(v: [V8; 4]) -> [f32; 4] {
+        v.map(sum)
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> V8 {
@@ -136,6 +160,29 @@ mod fused {
         fn splat(v: f32) -> __m256 {
             // SAFETY: see `Fused`.
             unsafe { _mm256_set1_ps(v) }
+        }
+        #[inline(always)]
+        fn add(a: __m256, b: __m256) -> __m256 {
+            // SAFETY: see `Fused`.
+            unsafe { _mm256_add_ps(a, b) }
+        }
+        #[inline(always)]
+        fn larger(a: __m256, b: __m256) -> __m256 {
+            // SAFETY: see `Fused`. The instruction returns its second operand if either is NaN.
+            unsafe { _mm256_max_ps(b, a) }
+        }
+        #[inline(always)]
+        fn sum4(v: [__m256; 4]) -> [f32; 4] {
+            // SAFETY: see `Fused`.
+            unsafe {
+                // Quarters (a, b, c, d) of each, then a + c and b + d of two at a time, then their sums.
+                let half = |v| _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+                let pair = |x, y| _mm_add_ps(_mm_movelh_ps(x, y), _mm_movehl_ps(y, x));
+                let (low, high) = (pair(half(v[0]), half(v[1])), pair(half(v[2]), half(v[3])));
+                let even = _mm_shuffle_ps::<0x88>(low, high);
+                let odd = _mm_shuffle_ps::<0xdd>(low, high);
+                std::mem::transmute(_mm_add_ps(even, odd))
+            }
         }
         #[inline(always)]
         fn sum(v: __m256) -> f32 {
@@ -295,10 +342,11 @@ pub fn sum64(v: [f64; LANES]) -> f64 {
     (a + c) + (b + d)
 }
 
-/// The largest lane; NaN lanes do not count.
+/// The largest lane; NaN lanes do not count unless they come first in a pair.
 #[inline(always)]
 pub fn max(v: V8) -> f32 {
-    v.into_iter().fold(f32::NEG_INFINITY, larger)
+    let [a, b, c, d] = [larger(v[0], v[4]), larger(v[1], v[5]), larger(v[2], v[6]), larger(v[3], v[7])];
+    larger(larger(a, c), larger(b, d))
 }
 
 /// The larger; `a` if `b` is NaN.

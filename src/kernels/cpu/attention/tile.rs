@@ -117,25 +117,40 @@ impl Job for Weights<'_> {
         }
         part[..seen.start - first].fill(f32::NEG_INFINITY);
         part[seen.end - first..].fill(f32::NEG_INFINITY);
-        let mut top = [f32::NEG_INFINITY; LANES];
+        let mut tops = I::splat(f32::NEG_INFINITY);
         for s in part.chunks_exact(LANES) {
-            for l in 0..LANES {
-                top[l] = larger(top[l], s[l]);
-            }
+            // SAFETY: a chunk has `LANES` values.
+            tops = I::larger(tops, unsafe { I::load(s.as_ptr()) });
         }
-        let top = simd::max(top);
-        let mut sums = [0.0; LANES];
-        for s in part.chunks_exact_mut(LANES) {
-            for l in 0..LANES {
-                s[l] = exp::<I>(s[l] - top);
-                sums[l] += s[l];
-            }
+        let mut lanes = [0.0; LANES];
+        // SAFETY: the array has `LANES` values.
+        unsafe { I::store(tops, lanes.as_mut_ptr()) };
+        let top = simd::max(lanes);
+        part.iter_mut().for_each(|s| *s = exp::<I>(*s - top));
+        let mut sums = I::splat(0.0);
+        for s in part.chunks_exact(LANES) {
+            // SAFETY: as above.
+            sums = I::add(sums, unsafe { I::load(s.as_ptr()) });
         }
-        [top, simd::sum(sums)]
+        [top, I::sum(sums)]
     }
 }
 
-/// `out[r][j] = q[r] · k[j]`; rows of `out` are [`CHUNK`] apart, those of `q` padded with zeros to whole lanes.
+/// Writes row `row` of `rows` as [`scores`] wants queries: whole lanes, padded with zeros, the rows of a block
+/// interleaved, so that one pointer reaches all of them.
+pub fn interleave<T: Float>(from: &[T], row: usize, rows: usize, to: &mut [f32]) {
+    let padded = from.len().next_multiple_of(LANES);
+    let (first, r) = (row / BLOCK * BLOCK, row % BLOCK);
+    let block = BLOCK.min(rows - first);
+    for (i, lanes) in from.chunks(LANES).enumerate() {
+        let to = &mut to[first * padded + (i * block + r) * LANES..][..LANES];
+        to.fill(0.0);
+        to.iter_mut().zip(lanes).for_each(|(t, &v)| *t = v.to_f32());
+    }
+}
+
+/// `out[r][j] = q[r] · k[j]`; rows of `out` are [`CHUNK`] apart, `q` is as [`interleave`] writes it, from the first
+/// row of a block on.
 ///
 /// `values`, where keys come straight from the cache, are the same tokens' values: they and the keys ahead are
 /// asked for while scores are computed. One head's rows lie too far apart for the hardware to see the pattern.
@@ -210,7 +225,7 @@ unsafe fn scores_block<I: Isa, T: Float, const R: usize, const N: usize>(
         }
         // SAFETY: keys `j..j + N` are among the rows of `k`.
         let s = unsafe {
-            dots::<I, T, R, N>(q.data.as_ptr(), q.stride, k.data.as_ptr().add(j * k.stride), k.stride, k.dim)
+            dots::<I, T, R, N>(q.data.as_ptr(), k.data.as_ptr().add(j * k.stride), k.stride, k.dim)
         };
         for r in 0..R {
             out[r * CHUNK + j..][..N].copy_from_slice(&s[r]);
@@ -219,7 +234,7 @@ unsafe fn scores_block<I: Isa, T: Float, const R: usize, const N: usize>(
     for j in whole..k.count {
         // SAFETY: as above.
         let s = unsafe {
-            dots::<I, T, R, 1>(q.data.as_ptr(), q.stride, k.data.as_ptr().add(j * k.stride), k.stride, k.dim)
+            dots::<I, T, R, 1>(q.data.as_ptr(), k.data.as_ptr().add(j * k.stride), k.stride, k.dim)
         };
         for r in 0..R {
             out[r * CHUNK + j] = s[r][0];
@@ -230,11 +245,10 @@ unsafe fn scores_block<I: Isa, T: Float, const R: usize, const N: usize>(
 /// `R × N` dot products, each in [`LANES`] partial sums.
 ///
 /// # Safety
-/// `q` points to `R` rows of `dim` rounded up to [`LANES`], `k` to `N` rows of `dim`.
+/// `q` points to `R` interleaved rows of `dim` rounded up to [`LANES`], `k` to `N` rows of `dim`.
 #[inline(always)]
 unsafe fn dots<I: Isa, T: Float, const R: usize, const N: usize>(
     q: *const f32,
-    q_stride: usize,
     k: *const T,
     k_stride: usize,
     dim: usize,
@@ -249,7 +263,7 @@ unsafe fn dots<I: Isa, T: Float, const R: usize, const N: usize>(
             keys[n] = unsafe { T::load::<I>(k.add(n * k_stride + i)) };
         }
         // SAFETY: rows of q have elements up to `dim` rounded up to `LANES`.
-        unsafe { multiply::<I, R, N>(&mut sums, q.add(i), q_stride, &keys) };
+        unsafe { multiply::<I, R, N>(&mut sums, q.add(i * R), &keys) };
         i += LANES;
     }
     if whole < dim {
@@ -264,13 +278,16 @@ unsafe fn dots<I: Isa, T: Float, const R: usize, const N: usize>(
             keys[n] = unsafe { I::load(rest.as_ptr()) };
         }
         // SAFETY: as above.
-        unsafe { multiply::<I, R, N>(&mut sums, q.add(whole), q_stride, &keys) };
+        unsafe { multiply::<I, R, N>(&mut sums, q.add(whole * R), &keys) };
     }
     let mut out = [[0.0; N]; R];
-    for r in 0..R {
-        for n in 0..N {
-            out[r][n] = I::sum(sums[r][n]);
-        }
+    let (sums, rest) = sums.as_flattened().as_chunks::<4>();
+    let (fours, ones) = out.as_flattened_mut().as_chunks_mut::<4>();
+    for (o, &s) in fours.iter_mut().zip(sums) {
+        *o = I::sum4(s);
+    }
+    for (o, &s) in ones.iter_mut().zip(rest) {
+        *o = I::sum(s);
     }
     out
 }
@@ -278,17 +295,16 @@ unsafe fn dots<I: Isa, T: Float, const R: usize, const N: usize>(
 /// One step of [`dots`].
 ///
 /// # Safety
-/// `q` points to `R` rows of [`LANES`].
+/// `q` points to `R` times [`LANES`] values.
 #[inline(always)]
 unsafe fn multiply<I: Isa, const R: usize, const N: usize>(
     sums: &mut [[I::V; N]; R],
     q: *const f32,
-    q_stride: usize,
     keys: &[I::V; N],
 ) {
     for r in 0..R {
         // SAFETY: the caller's.
-        let q = unsafe { I::load(q.add(r * q_stride)) };
+        let q = unsafe { I::load(q.add(r * LANES)) };
         for n in 0..N {
             sums[r][n] = I::fma(q, keys[n], sums[r][n]);
         }
