@@ -341,9 +341,13 @@ impl Job for Total<'_> {
             if largest_of(&block) == f32::NEG_INFINITY {
                 continue;
             }
-            for part in block.as_chunks::<8>().0 {
-                for (s, &l) in sums.iter_mut().zip(part) {
-                    *s += exp64::<I>(f64::from(l) - f64::from(self.max));
+            let mut e = [0.0; BLOCK];
+            for (e, &l) in e.iter_mut().zip(&block) {
+                *e = exp64::<I>(f64::from(l) - f64::from(self.max));
+            }
+            for part in e.as_chunks::<8>().0 {
+                for (s, e) in sums.iter_mut().zip(part) {
+                    *s += e;
                 }
             }
         }

@@ -49,8 +49,6 @@ pub trait Isa: Copy {
     /// # Safety
     /// `to` points to [`LANES`] values.
     unsafe fn store(v: Self::V, to: *mut f32);
-    /// Asks for a cache line; any address will do.
-    fn prefetch<T>(at: *const T);
 }
 
 /// What every CPU of the target has. Without fused multiply-add: calling the library for one costs more than the
@@ -122,8 +120,6 @@ impl Isa for Plain {
         // SAFETY: as above.
         unsafe { to.cast::<V8>().write_unaligned(v) }
     }
-    #[inline(always)]
-    fn prefetch<T>(_: *const T) {}
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -215,11 +211,6 @@ mod fused {
         unsafe fn store(v: __m256, to: *mut f32) {
             // SAFETY: as above.
             unsafe { _mm256_storeu_ps(to, v) }
-        }
-        #[inline(always)]
-        fn prefetch<T>(at: *const T) {
-            // SAFETY: see `Fused`; a prefetch of a bad address does nothing.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
         }
     }
 }

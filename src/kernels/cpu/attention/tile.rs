@@ -55,12 +55,12 @@ impl<T: Float> Job for Widen<'_, T> {
 }
 
 /// Folds a chunk's maximum and sum `of` and its values into a row's; a chunk without keys changes nothing.
-pub fn fold(simd: Simd, state: &mut [f32], o: &mut [f32], of: [f32; 2], part: &[f32]) {
+pub fn fold(simd: Simd, state: &mut [f32; 2], o: &mut [f32], of: [f32; 2], part: &[f32]) {
     dispatch(simd, Fold { state, o, of, part });
 }
 
 struct Fold<'a> {
-    state: &'a mut [f32],
+    state: &'a mut [f32; 2],
     o: &'a mut [f32],
     of: [f32; 2],
     part: &'a [f32],
@@ -151,16 +151,7 @@ pub fn interleave<T: Float>(from: &[T], row: usize, rows: usize, to: &mut [f32])
 
 /// `out[r][j] = q[r] · k[j]`; rows of `out` are [`CHUNK`] apart, `q` is as [`interleave`] writes it, from the first
 /// row of a block on.
-///
-/// `values`, where keys come straight from the cache, are the same tokens' values: they and the keys ahead are
-/// asked for while scores are computed. One head's rows lie too far apart for the hardware to see the pattern.
-pub fn scores<T: Float>(
-    simd: Simd,
-    q: Rows<'_, f32>,
-    k: Rows<'_, T>,
-    out: &mut [f32],
-    values: Option<Rows<'_, T>>,
-) {
+pub fn scores<T: Float>(simd: Simd, q: Rows<'_, f32>, k: Rows<'_, T>, out: &mut [f32]) {
     if k.count == 0 {
         return;
     }
@@ -168,7 +159,7 @@ pub fn scores<T: Float>(
     assert!(out.len() >= (q.count - 1) * CHUNK + k.count);
     for row in (0..q.count).step_by(BLOCK) {
         let q = Rows { data: &q.data[row * q.stride..], count: BLOCK.min(q.count - row), ..q };
-        dispatch(simd, Scores { q, k, out: &mut out[row * CHUNK..], values });
+        dispatch(simd, Scores { q, k, out: &mut out[row * CHUNK..] });
     }
 }
 
@@ -177,24 +168,23 @@ struct Scores<'a, T> {
     q: Rows<'a, f32>,
     k: Rows<'a, T>,
     out: &'a mut [f32],
-    values: Option<Rows<'a, T>>,
 }
 
 impl<T: Float> Job for Scores<'_, T> {
     type Out = ();
     #[inline(always)]
     fn run<I: Isa>(self) {
-        let Self { q, k, out, values } = self;
+        let Self { q, k, out } = self;
         // Fewer rows take more keys at a time: eight sums hide each other's latency.
         // SAFETY: `scores` checked every row and key.
         unsafe {
             match q.count {
-                1 => scores_block::<I, T, 1, 8>(q, k, out, values),
-                2 => scores_block::<I, T, 2, 4>(q, k, out, values),
-                3 => scores_block::<I, T, 3, 2>(q, k, out, values),
-                4 => scores_block::<I, T, 4, 2>(q, k, out, values),
-                5 => scores_block::<I, T, 5, 2>(q, k, out, values),
-                _ => scores_block::<I, T, BLOCK, 2>(q, k, out, values),
+                1 => scores_block::<I, T, 1, 8>(q, k, out),
+                2 => scores_block::<I, T, 2, 4>(q, k, out),
+                3 => scores_block::<I, T, 3, 2>(q, k, out),
+                4 => scores_block::<I, T, 4, 2>(q, k, out),
+                5 => scores_block::<I, T, 5, 2>(q, k, out),
+                _ => scores_block::<I, T, BLOCK, 2>(q, k, out),
             }
         }
     }
@@ -209,20 +199,9 @@ unsafe fn scores_block<I: Isa, T: Float, const R: usize, const N: usize>(
     q: Rows<'_, f32>,
     k: Rows<'_, T>,
     out: &mut [f32],
-    values: Option<Rows<'_, T>>,
 ) {
-    /// How far ahead keys are asked for.
-    const AHEAD: usize = 16;
     let whole = k.count / N * N;
     for j in (0..whole).step_by(N) {
-        if let Some(values) = values {
-            for n in j..j + N {
-                for i in (0..k.dim).step_by(64 / size_of::<T>()) {
-                    I::prefetch(k.data.as_ptr().wrapping_add((n + AHEAD) * k.stride + i));
-                    I::prefetch(values.data.as_ptr().wrapping_add(n * values.stride + i));
-                }
-            }
-        }
         // SAFETY: keys `j..j + N` are among the rows of `k`.
         let s = unsafe {
             dots::<I, T, R, N>(q.data.as_ptr(), k.data.as_ptr().add(j * k.stride), k.stride, k.dim)
@@ -320,6 +299,9 @@ pub fn weighted<T: Float>(
     out: &mut [f32],
     out_stride: usize,
 ) {
+    if v.count == 0 {
+        return;
+    }
     assert!(0 < rows && rows <= BLOCK && v.fit(v.dim));
     assert!(p.len() >= (rows - 1) * CHUNK + v.count);
     assert!(out.len() >= rows * out_stride && out_stride >= v.dim);

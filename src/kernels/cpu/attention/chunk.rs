@@ -1,0 +1,291 @@
+//! One tile against its chunks of keys.
+
+use std::ops::Range;
+
+use super::{
+    super::{super::AttentionArgs, RowsMut, simd::Float},
+    BLOCK, CHUNK, Dims, PACK,
+    tile::{self, Rows},
+};
+use crate::device::{Cpu, Simd};
+
+/// What a launch's workers share.
+pub struct Call<'a, T> {
+    pub simd: Simd,
+    pub dims: Dims,
+    pub args: &'a AttentionArgs<'a, Cpu>,
+    k: &'a [T],
+    v: &'a [T],
+    /// `[tokens * heads]` rows.
+    out: RowsMut<T>,
+}
+
+/// Queries `first..first + count` of a sequence with the heads of `kv_heads` groups. Its rows are in the order of
+/// group, query, head.
+#[derive(Clone, Copy)]
+pub struct Tile {
+    pub seq: usize,
+    pub first: usize,
+    pub count: usize,
+    pub kv_head: usize,
+    pub kv_heads: usize,
+}
+
+/// Rows' running results, or those of one chunk.
+pub struct Partial<'a> {
+    /// `[rows][maximum, sum]`.
+    state: &'a mut [[f32; 2]],
+    /// `[rows, padded]` weighted values.
+    o: &'a mut [f32],
+    padded: usize,
+}
+
+impl<'a> Partial<'a> {
+    /// Of every head, in `memory`.
+    pub fn new(dims: Dims, memory: &'a mut [f32]) -> Self {
+        let (state, o) = memory.split_at_mut(2 * dims.heads);
+        Self { state: state.as_chunks_mut().0, o, padded: dims.padded() }
+    }
+
+    /// No keys yet.
+    pub fn clear(&mut self) {
+        self.state.fill([f32::NEG_INFINITY, 0.0]);
+        self.o.fill(0.0);
+    }
+
+    fn row(&mut self, row: usize) -> (&mut [f32; 2], &mut [f32]) {
+        (&mut self.state[row], &mut self.o[row * self.padded..][..self.padded])
+    }
+
+    /// Folds the later chunk `part` into every row.
+    pub fn fold(&mut self, simd: Simd, part: &Partial<'_>) {
+        for (row, &of) in part.state.iter().enumerate() {
+            let (state, o) = self.row(row);
+            tile::fold(simd, state, o, of, &part.o[row * part.padded..][..part.padded]);
+        }
+    }
+}
+
+/// A worker's buffers, by row where not said otherwise.
+pub struct Work<'a> {
+    /// Queries, interleaved by block.
+    q: &'a mut [f32],
+    running: Partial<'a>,
+    /// Of the chunk at hand.
+    part: Partial<'a>,
+    /// `[rows, CHUNK]` scores, then weights.
+    p: &'a mut [f32],
+    /// `[PACK, padded]` keys.
+    k: &'a mut [f32],
+    /// `[CHUNK, padded]` values.
+    v: &'a mut [f32],
+}
+
+impl<'a> Work<'a> {
+    pub fn new(dims: Dims, mut all: &'a mut [f32]) -> Self {
+        let (rows, padded) = (dims.rows(), dims.padded());
+        let mut take = |len: usize| all.split_off_mut(..len).expect("the workspace holds every buffer");
+        let mut partial =
+            || Partial { state: take(2 * rows).as_chunks_mut().0, o: take(rows * padded), padded };
+        let (running, part) = (partial(), partial());
+        let (q, p) = (take(rows * padded), take(rows * CHUNK));
+        Self { q, running, part, p, k: take(PACK * padded), v: take(CHUNK * padded) }
+    }
+}
+
+impl<'a, T: Float> Call<'a, T> {
+    pub fn new(simd: Simd, dims: Dims, args: &'a AttentionArgs<'a, Cpu>, out: RowsMut<T>) -> Self {
+        Self { simd, dims, args, k: args.k_cache.slice(), v: args.v_cache.slice(), out }
+    }
+
+    /// All chunks of a tile, one after the other.
+    pub fn run_tile(&self, tile: Tile, mut w: Work<'_>) {
+        let rows = self.load_queries(tile, w.q);
+        w.running.state = &mut std::mem::take(&mut w.running.state)[..rows];
+        w.running.clear();
+        let (oldest, newest) = (self.visible(tile, 0).0, self.visible(tile, tile.count - 1).1);
+        for chunk in oldest / CHUNK..newest.div_ceil(CHUNK) {
+            self.chunk(tile, chunk, &mut w);
+            for row in 0..rows {
+                let of = *w.part.row(row).0;
+                let (state, o) = w.running.row(row);
+                tile::fold(self.simd, state, o, of, w.part.row(row).1);
+            }
+        }
+        self.finish(tile, &w.running);
+    }
+
+    /// One chunk of a tile, as a partial result.
+    pub fn run_chunk<'w>(&self, tile: Tile, chunk: usize, mut w: Work<'w>, mut into: Partial<'w>) {
+        into.clear();
+        w.part = into;
+        let (oldest, newest) = self.visible(tile, 0);
+        if (oldest / CHUNK..newest.div_ceil(CHUNK)).contains(&chunk) {
+            self.load_queries(tile, w.q);
+            self.chunk(tile, chunk, &mut w);
+        }
+    }
+
+    /// Writes a tile's rows: weighted values over the sum of weights.
+    pub fn finish(&self, tile: Tile, of: &Partial<'_>) {
+        for row in 0..self.rows(tile) {
+            let (token, head) = self.token_head(tile, row);
+            // SAFETY: a (token, head) belongs to one tile.
+            let out = unsafe { self.out.row(token * self.dims.heads + head) };
+            let sum = of.state[row][1];
+            for (out, &o) in out.iter_mut().zip(&of.o[row * of.padded..]) {
+                // + 0 makes minus zero, which unseen values could have turned, plus zero.
+                *out = T::from_f32(o / sum + 0.0);
+            }
+        }
+    }
+
+    fn rows(&self, tile: Tile) -> usize {
+        tile.kv_heads * tile.count * self.dims.group()
+    }
+
+    /// The keys `oldest..newest` that query `i` of a tile sees.
+    fn visible(&self, tile: Tile, i: usize) -> (usize, usize) {
+        let l = self.args.lens[tile.seq];
+        let newest = l.kv - l.q + tile.first + i + 1;
+        (self.args.window.map_or(0, |w| newest.saturating_sub(w)), newest)
+    }
+
+    /// The query of a tile that a row belongs to.
+    fn query(&self, tile: Tile, row: usize) -> usize {
+        row / self.dims.group() % tile.count
+    }
+
+    /// The row of q and out where a tile's row stands: (token, head).
+    fn token_head(&self, tile: Tile, row: usize) -> (usize, usize) {
+        let starts = self.args.q_start.slice::<i32>();
+        let group = self.dims.group();
+        let token = (starts[tile.seq] - starts[0]) as usize + tile.first + self.query(tile, row);
+        (token, (tile.kv_head + row / (group * tile.count)) * group + row % group)
+    }
+
+    /// Fills `q`; returns the number of rows.
+    fn load_queries(&self, tile: Tile, q: &mut [f32]) -> usize {
+        let (dim, of_group) = (self.dims.dim, tile.count * self.dims.group());
+        for row in 0..self.rows(tile) {
+            let (token, head) = self.token_head(tile, row);
+            let from = &self.args.q.row::<T>(token)[head * dim..][..dim];
+            let group = &mut q[row / of_group * of_group * self.dims.padded()..];
+            tile::interleave(from, row % of_group, of_group, group);
+        }
+        self.rows(tile)
+    }
+
+    /// The longest run of keys (or values) from `key` on, up to `end`, that lies in one block of the cache.
+    fn run<'c>(&self, cache: &'c [T], tile: Tile, key: usize, end: usize) -> Rows<'c, T> {
+        let Dims { kv_heads, dim, block_size, .. } = self.dims;
+        let (block, at, stride) = (key / block_size, key % block_size, kv_heads * dim);
+        let table = self.args.block_table.row::<i32>(tile.seq);
+        let first = table[block] as usize * self.args.k_cache.stride() + at * stride + tile.kv_head * dim;
+        Rows { data: &cache[first..], stride, count: (block_size - at).min(end - key), dim }
+    }
+
+    /// Rows `first..first + count` of a padded buffer.
+    fn packed<'w>(&self, buffer: &'w [f32], first: usize, count: usize) -> Rows<'w, f32> {
+        let (dim, stride) = (self.dims.dim, self.dims.padded());
+        Rows { data: &buffer[first * stride..], stride, count, dim }
+    }
+
+    /// Maxima, sums and weighted values of one chunk, to `w.part`.
+    fn chunk(&self, tile: Tile, chunk: usize, w: &mut Work<'_>) {
+        let begin = chunk * CHUNK;
+        let from = self.visible(tile, 0).0.max(begin);
+        let end = self.visible(tile, tile.count - 1).1.min(begin + CHUNK);
+        if tile.count == 1 {
+            self.scores_in_place(tile, w, begin, from..end);
+        } else {
+            self.scores_packed(tile, w, begin, from..end);
+        }
+        let (rows, padded) = (self.rows(tile), self.dims.padded());
+        for row in 0..rows {
+            let (oldest, newest) = self.visible(tile, self.query(tile, row));
+            let seen = oldest.max(begin) - begin..newest.clamp(begin, begin + CHUNK) - begin;
+            let p = &mut w.p[row * CHUNK..][..CHUNK];
+            w.part.state[row] = tile::weights(self.simd, p, seen, self.args.scale, self.args.softcap);
+        }
+        w.part.o[..rows * padded].fill(0.0);
+        if tile.count == 1 {
+            self.values_in_place(tile, w, begin, from..end);
+        } else {
+            self.values_packed(tile, w, begin, from..end);
+        }
+    }
+
+    /// Runs `f(first key, rows)` over the keys (or values) of the tile's first group, at most [`PACK`] at a time.
+    fn pieces<'c>(
+        &self,
+        cache: &'c [T],
+        tile: Tile,
+        keys: Range<usize>,
+        mut f: impl FnMut(usize, Rows<'c, T>),
+    ) {
+        let mut key = keys.start;
+        while key < keys.end {
+            let run = self.run(cache, tile, key, keys.end.min(key + PACK));
+            f(key, run);
+            key += run.count;
+        }
+    }
+
+    /// Scores of one query: some keys for all groups, then the next.
+    fn scores_in_place(&self, tile: Tile, w: &mut Work<'_>, begin: usize, keys: Range<usize>) {
+        let (group, dim) = (self.dims.group(), self.dims.dim);
+        self.pieces(self.k, tile, keys, |key, run| {
+            for g in 0..tile.kv_heads {
+                let k = Rows { data: &run.data[g * dim..], ..run };
+                let q = self.packed(w.q, g * group, group);
+                tile::scores(self.simd, q, k, &mut w.p[g * group * CHUNK + key - begin..]);
+            }
+        });
+    }
+
+    /// Weighted values of one query.
+    fn values_in_place(&self, tile: Tile, w: &mut Work<'_>, begin: usize, keys: Range<usize>) {
+        let (group, dim, padded) = (self.dims.group(), self.dims.dim, self.dims.padded());
+        self.pieces(self.v, tile, keys, |key, run| {
+            for g in 0..tile.kv_heads {
+                let v = Rows { data: &run.data[g * dim..], ..run };
+                for row in (0..group).step_by(BLOCK) {
+                    let (block, row) = (BLOCK.min(group - row), g * group + row);
+                    let p = &w.p[row * CHUNK + key - begin..];
+                    tile::weighted(self.simd, p, block, v, &mut w.part.o[row * padded..], padded);
+                }
+            }
+        });
+    }
+
+    /// Scores of many queries: some keys are widened and meet every row that sees them.
+    fn scores_packed(&self, tile: Tile, w: &mut Work<'_>, begin: usize, keys: Range<usize>) {
+        let rows = self.rows(tile);
+        self.pieces(self.k, tile, keys, |key, run| {
+            tile::widen(self.simd, run, w.k, self.dims.padded());
+            for row in (0..rows).step_by(BLOCK) {
+                let block = BLOCK.min(rows - row);
+                let seen = self.visible(tile, self.query(tile, row + block - 1)).1;
+                let k = self.packed(w.k, 0, seen.saturating_sub(key).min(run.count));
+                let q = self.packed(w.q, row, block);
+                tile::scores(self.simd, q, k, &mut w.p[row * CHUNK + key - begin..]);
+            }
+        });
+    }
+
+    /// Weighted values of many queries: the chunk is widened, then each block of rows stays in registers.
+    fn values_packed(&self, tile: Tile, w: &mut Work<'_>, begin: usize, keys: Range<usize>) {
+        let (rows, padded, from) = (self.rows(tile), self.dims.padded(), keys.start);
+        self.pieces(self.v, tile, keys.clone(), |key, run| {
+            tile::widen(self.simd, run, &mut w.v[(key - from) * padded..], padded);
+        });
+        for row in (0..rows).step_by(BLOCK) {
+            let block = BLOCK.min(rows - row);
+            let seen = self.visible(tile, self.query(tile, row + block - 1)).1.min(keys.end);
+            let v = self.packed(w.v, 0, seen.saturating_sub(from));
+            let p = &w.p[row * CHUNK + from - begin..];
+            tile::weighted(self.simd, p, block, v, &mut w.part.o[row * padded..], padded);
+        }
+    }
+}
