@@ -212,7 +212,7 @@ def main():
     else:
         tok = train_tokenizer(generate(6000, a.seed), a.vocab)
     c = dict(vocab_size=a.vocab, hidden_size=a.hidden, intermediate_size=a.inner, num_hidden_layers=a.layers, num_attention_heads=a.heads,
-             num_key_value_heads=a.kv_heads, head_dim=a.head_dim, max_position_embeddings=1024, rms_norm_eps=1e-6, rope_theta=10000.0)
+             num_key_value_heads=a.kv_heads, head_dim=a.head_dim, max_position_embeddings=2048, rms_norm_eps=1e-6, rope_theta=10000.0)
     model = StoryModel(c)
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
     data = Batches(tok, a.batch, a.context, a.seed + 1)

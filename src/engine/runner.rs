@@ -323,7 +323,8 @@ impl<D: Device> Runner<D> {
         // Not in order, so that a kernel that ignores the block table is found out.
         let table: Vec<u32> = (0..tokens.len().div_ceil(self.input.block_size) as u32).rev().collect();
         let mut out = Vec::with_capacity(tokens.len() * vocab);
-        for (i, part) in tokens.chunks(chunk.min(self.input.ids.capacity())).enumerate() {
+        let chunk = chunk.clamp(1, self.input.ids.capacity());
+        for (i, part) in tokens.chunks(chunk).enumerate() {
             self.input.clear();
             self.input.push(part, i * chunk, &table);
             self.forward(usize::from(part.len() == 1))?;
