@@ -30,8 +30,10 @@ use chunk::{Call, Partial, Tile, Work};
 
 /// Keys of a chunk.
 const CHUNK: usize = 128;
-/// Keys that are converted, or read for all heads, at a time: small enough to stay in the L1 cache.
+/// Keys that are converted at a time: small enough to stay in the L1 cache.
 const PACK: usize = 32;
+/// Bytes of the cache that decode reads for all heads at a time: with as many asked for, half of the L1 cache.
+const IN_PLACE: usize = 8 << 10;
 /// Rows of a full tile.
 const ROWS: usize = 128;
 /// Rows whose results stay in registers together.

@@ -49,6 +49,8 @@ pub trait Isa: Copy {
     /// # Safety
     /// `to` points to [`LANES`] values.
     unsafe fn store(v: Self::V, to: *mut f32);
+    /// Asks for the cache line of `at`.
+    fn prefetch<T>(at: &T);
 }
 
 /// What every CPU of the target has. Without fused multiply-add: calling the library for one costs more than the
@@ -120,6 +122,8 @@ impl Isa for Plain {
         // SAFETY: as above.
         unsafe { to.cast::<V8>().write_unaligned(v) }
     }
+    #[inline(always)]
+    fn prefetch<T>(_: &T) {}
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -211,6 +215,11 @@ mod fused {
         unsafe fn store(v: __m256, to: *mut f32) {
             // SAFETY: as above.
             unsafe { _mm256_storeu_ps(to, v) }
+        }
+        #[inline(always)]
+        fn prefetch<T>(at: &T) {
+            // SAFETY: see `Fused`.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()) }
         }
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{
     super::{super::AttentionArgs, RowsMut, simd::Float},
-    BLOCK, CHUNK, Dims, PACK,
+    BLOCK, CHUNK, Dims, IN_PLACE, PACK,
     tile::{self, Rows},
 };
 use crate::device::{Cpu, Simd};
@@ -216,45 +216,61 @@ impl<'a, T: Float> Call<'a, T> {
         }
     }
 
-    /// Runs `f(first key, rows)` over the keys (or values) of the tile's first group, at most [`PACK`] at a time.
+    /// Runs `f(first key, rows)` over the keys (or values) of the tile's first group, at most `most` at a time.
     fn pieces<'c>(
         &self,
         cache: &'c [T],
         tile: Tile,
         keys: Range<usize>,
+        most: usize,
         mut f: impl FnMut(usize, Rows<'c, T>),
     ) {
         let mut key = keys.start;
         while key < keys.end {
-            let run = self.run(cache, tile, key, keys.end.min(key + PACK));
+            let run = self.run(cache, tile, key, keys.end.min(key + most));
             f(key, run);
             key += run.count;
         }
     }
 
-    /// Scores of one query: some keys for all groups, then the next.
-    fn scores_in_place(&self, tile: Tile, w: &mut Work<'_>, begin: usize, keys: Range<usize>) {
-        let (group, dim) = (self.dims.group(), self.dims.dim);
-        self.pieces(self.k, tile, keys, |key, run| {
+    /// Runs `f(group, first key, rows)` over the groups of a tile: some keys (or values) for all groups, then the
+    /// next, so that memory is read in the order of addresses. Meanwhile the next are asked for.
+    fn in_place<'c>(
+        &self,
+        cache: &'c [T],
+        tile: Tile,
+        keys: Range<usize>,
+        mut f: impl FnMut(usize, usize, Rows<'c, T>),
+    ) {
+        let dim = self.dims.dim;
+        let most = (IN_PLACE / (self.dims.kv_heads * dim * size_of::<T>())).clamp(4, PACK);
+        self.pieces(cache, tile, keys, most, |key, run| {
+            let piece = run.count * run.stride;
             for g in 0..tile.kv_heads {
-                let k = Rows { data: &run.data[g * dim..], ..run };
-                let q = self.packed(w.q, g * group, group);
-                tile::scores(self.simd, q, k, &mut w.p[g * group * CHUNK + key - begin..]);
+                let share = piece + g * piece / tile.kv_heads..piece + (g + 1) * piece / tile.kv_heads;
+                tile::prefetch(self.simd, run.data.get(share).unwrap_or_default());
+                f(g, key, Rows { data: &run.data[g * dim..], ..run });
             }
+        });
+    }
+
+    /// Scores of one query.
+    fn scores_in_place(&self, tile: Tile, w: &mut Work<'_>, begin: usize, keys: Range<usize>) {
+        let group = self.dims.group();
+        self.in_place(self.k, tile, keys, |g, key, k| {
+            let q = self.packed(w.q, g * group, group);
+            tile::scores(self.simd, q, k, &mut w.p[g * group * CHUNK + key - begin..]);
         });
     }
 
     /// Weighted values of one query.
     fn values_in_place(&self, tile: Tile, w: &mut Work<'_>, begin: usize, keys: Range<usize>) {
-        let (group, dim, padded) = (self.dims.group(), self.dims.dim, self.dims.padded());
-        self.pieces(self.v, tile, keys, |key, run| {
-            for g in 0..tile.kv_heads {
-                let v = Rows { data: &run.data[g * dim..], ..run };
-                for row in (0..group).step_by(BLOCK) {
-                    let (block, row) = (BLOCK.min(group - row), g * group + row);
-                    let p = &w.p[row * CHUNK + key - begin..];
-                    tile::weighted(self.simd, p, block, v, &mut w.part.o[row * padded..], padded);
-                }
+        let (group, padded) = (self.dims.group(), self.dims.padded());
+        self.in_place(self.v, tile, keys, |g, key, v| {
+            for row in (0..group).step_by(BLOCK) {
+                let (block, row) = (BLOCK.min(group - row), g * group + row);
+                let p = &w.p[row * CHUNK + key - begin..];
+                tile::weighted(self.simd, p, block, v, &mut w.part.o[row * padded..], padded);
             }
         });
     }
@@ -262,7 +278,7 @@ impl<'a, T: Float> Call<'a, T> {
     /// Scores of many queries: some keys are widened and meet every row that sees them.
     fn scores_packed(&self, tile: Tile, w: &mut Work<'_>, begin: usize, keys: Range<usize>) {
         let rows = self.rows(tile);
-        self.pieces(self.k, tile, keys, |key, run| {
+        self.pieces(self.k, tile, keys, PACK, |key, run| {
             tile::widen(self.simd, run, w.k, self.dims.padded());
             for row in (0..rows).step_by(BLOCK) {
                 let block = BLOCK.min(rows - row);
@@ -277,7 +293,7 @@ impl<'a, T: Float> Call<'a, T> {
     /// Weighted values of many queries: the chunk is widened, then each block of rows stays in registers.
     fn values_packed(&self, tile: Tile, w: &mut Work<'_>, begin: usize, keys: Range<usize>) {
         let (rows, padded, from) = (self.rows(tile), self.dims.padded(), keys.start);
-        self.pieces(self.v, tile, keys.clone(), |key, run| {
+        self.pieces(self.v, tile, keys.clone(), PACK, |key, run| {
             tile::widen(self.simd, run, &mut w.v[(key - from) * padded..], padded);
         });
         for row in (0..rows).step_by(BLOCK) {
