@@ -14,8 +14,10 @@ pub(super) trait Work {
 
 /// A set of vector instructions. Its unsafe functions ask that the CPU has them.
 pub(super) trait Level: Sized + 'static {
-    /// Rows of x in a tile: as many as the registers hold beside four rows of weights.
+    /// Rows of x in a tile of packed weights, at most 6: as many as the registers hold.
     const COLS: usize;
+    /// The same for weights read where they lie, whose unpacking needs registers too.
+    const RAW_COLS: usize;
     /// A vector of f32 sums.
     type Sums: Copy;
 
@@ -34,9 +36,6 @@ pub(super) trait Level: Sized + 'static {
     /// # Safety
     /// The CPU has the level's instructions.
     unsafe fn reduce(sums: [Self::Sums; 4]) -> [f32; 4];
-
-    /// Asks for the cache line at `p`, which may be any address.
-    fn prefetch(p: *const u8);
 }
 
 /// A vector that is multiplied at level `L`: `WIDTH` elements, stored packed as `Packed`.
@@ -77,6 +76,7 @@ pub(super) struct Portable;
 
 impl Level for Portable {
     const COLS: usize = 2;
+    const RAW_COLS: usize = 2;
     type Sums = [f32; 4];
 
     #[inline(always)]
@@ -94,9 +94,6 @@ impl Level for Portable {
     unsafe fn reduce(sums: [[f32; 4]; 4]) -> [f32; 4] {
         sums.map(|v| (v[0] + v[2]) + (v[1] + v[3]))
     }
-
-    #[inline(always)]
-    fn prefetch(_: *const u8) {}
 }
 
 impl Operand<Portable> for [f32; 4] {

@@ -1,6 +1,12 @@
 //! Against f64 sums within a bound from dtype and k, and bit for bit between batches.
 
-use super::*;
+use half::{bf16, f16};
+
+use super::{
+    job::{CHUNK, Narrow},
+    *,
+};
+use crate::kernels::cpu::Float;
 use crate::{
     device::{Tensor, ViewMut},
     kernels::{Queue, run},

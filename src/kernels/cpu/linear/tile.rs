@@ -1,10 +1,10 @@
 //! The one place where products are summed: four rows of weights by `C` rows of x over one block of k.
 //!
-//! **One summation order per SIMD level.** k is cut in blocks of [`block`] elements. Within a block the terms
-//! of an output go to the lanes of one vector of sums, in the order of k, and [`Level::reduce`] adds the lanes
-//! by a fixed tree; the blocks' sums are added in order to 0, then the bias. Nothing of this depends on the
-//! tile's width, on where the operands come from ([`raw`] or [`packed`]), on m or on the thread, so a row's
-//! result is the same bits alone, in any batch and at any place in it.
+//! **One summation order per SIMD level.** k is cut in [`blocks`], which depend on k, dtype and level alone.
+//! Within a block the terms of an output go to the lanes of one vector of sums, in the order of k, and
+//! [`Level::reduce`] adds the lanes by a fixed tree; the blocks' sums are added to 0 in order, then the bias.
+//! Nothing of this depends on the tile's width, on where the weights are read from ([`Weights`]), on m or on
+//! the thread: a row's result has the same bits alone, in any batch and at any place in it.
 
 use super::lanes::{Dot, Level, Operand, Packed};
 use crate::device::Element;
@@ -12,18 +12,81 @@ use crate::device::Element;
 /// Rows of weights in a tile.
 pub(super) const ROWS: usize = 4;
 
-/// Operand vectors in a block of k: long enough to make the reduction cheap, short enough for the L1 cache.
-const BLOCK_VECS: usize = 64;
+/// Packed bytes of a row's block of k at most: long enough to make the reduction and the end of the loop
+/// cheap, short enough that the rows of a tile stay in the L1 cache.
+const BLOCK_BYTES: usize = 4096;
+
+/// Packed bytes of a tile's weights in a block of k at most.
+pub(super) const TILE_BYTES: usize = ROWS * BLOCK_BYTES;
 
 /// The longest step of all levels.
 const MAX_STEP: usize = 32;
 
 /// `[c][r]`: x row `c` times weight row `r`.
-pub(super) type Products<const C: usize> = [[f32; ROWS]; C];
+type Products<const C: usize> = [[f32; ROWS]; C];
 
-/// Elements of k in a block.
-pub(super) const fn block<L: Dot<T>, T>() -> usize {
-    BLOCK_VECS * L::Operand::WIDTH
+/// A block of k of a tile's weights.
+pub(super) enum Weights<L: Dot<T>, T> {
+    /// Rows where they lie.
+    Raw([*const T; ROWS]),
+    /// What [`pack`] made of them, `ROWS` rows.
+    Packed(*const Packed<L, T>),
+}
+
+/// Adds the products over `len` elements of k with a panel of `sums.len()` rows of x.
+///
+/// # Safety
+/// The CPU has level `L`; each raw row covers `len` elements, packed ones and those of `x` `padded(len)`; the
+/// panel is at most [`Level::RAW_COLS`] wide for raw weights, [`Level::COLS`] for packed ones.
+#[inline(always)]
+pub(super) unsafe fn add_products<L: Dot<T>, T: Element>(
+    w: &Weights<L, T>,
+    x: *const Packed<L, T>,
+    len: usize,
+    sums: &mut [[f32; ROWS]],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match sums.len() {
+            1 => add::<L, T, 1>(w, x, len, sums),
+            2 => add::<L, T, 2>(w, x, len, sums),
+            3 => add::<L, T, 3>(w, x, len, sums),
+            4 => add::<L, T, 4>(w, x, len, sums),
+            5 => add::<L, T, 5>(w, x, len, sums),
+            6 => add::<L, T, 6>(w, x, len, sums),
+            rows => unreachable!("a panel of {rows} rows"),
+        }
+    }
+}
+
+/// # Safety
+/// As [`add_products`], with `C` rows of x.
+#[inline(always)]
+unsafe fn add<L: Dot<T>, T: Element, const C: usize>(
+    w: &Weights<L, T>,
+    x: *const Packed<L, T>,
+    len: usize,
+    sums: &mut [[f32; ROWS]],
+) {
+    // SAFETY: the caller's promise. The guards keep tiles that no level asks for out of the binary.
+    let part = unsafe {
+        match *w {
+            Weights::Raw(w) if C <= L::RAW_COLS => raw::<L, T, C>(w, x, len),
+            Weights::Packed(w) if C <= L::COLS => packed::<L, T, C>(w, x, len),
+            _ => unreachable!("a panel of {C} rows"),
+        }
+    };
+    for (sum, part) in sums.as_flattened_mut().iter_mut().zip(part.as_flattened()) {
+        *sum += part;
+    }
+}
+
+/// The blocks of k, of equal whole steps but for the last: where each starts, and its length.
+#[inline(always)]
+pub(super) fn blocks<L: Dot<T>, T>(k: usize) -> impl Iterator<Item = (usize, usize)> {
+    let most = BLOCK_BYTES / size_of::<Packed<L, T>>();
+    let block = k.div_ceil(k.div_ceil(most).max(1)).next_multiple_of(L::STEP).max(1);
+    (0..k.div_ceil(block)).map(move |b| (b * block, block.min(k - b * block)))
 }
 
 /// `k` rounded up to whole steps: the packed length of a row.
@@ -67,7 +130,7 @@ pub(super) unsafe fn pack<L: Dot<T>, T: Element>(
 /// # Safety
 /// The CPU has level `L`; `w` and `x` cover `ROWS` and `C` packed rows of `padded(len)`.
 #[inline(always)]
-pub(super) unsafe fn packed<L: Dot<T>, T, const C: usize>(
+unsafe fn packed<L: Dot<T>, T, const C: usize>(
     w: *const Packed<L, T>,
     x: *const Packed<L, T>,
     len: usize,
@@ -89,17 +152,15 @@ pub(super) unsafe fn packed<L: Dot<T>, T, const C: usize>(
     }
 }
 
-/// A tile whose weights are read where they lie, over `len` elements of k. Asks the cache for the bytes
-/// `ahead` of those that it reads.
+/// A tile whose weights are read where they lie, over `len` elements of k.
 ///
 /// # Safety
 /// The CPU has level `L`; each of `w` covers `len` elements and `x` covers `C` packed rows of `padded(len)`.
 #[inline(always)]
-pub(super) unsafe fn raw<L: Dot<T>, T: Element, const C: usize>(
+unsafe fn raw<L: Dot<T>, T: Element, const C: usize>(
     w: [*const T; ROWS],
     x: *const Packed<L, T>,
     len: usize,
-    ahead: usize,
 ) -> Products<C> {
     let x = x.cast::<L::Operand>();
     let whole = len / L::STEP;
@@ -108,15 +169,11 @@ pub(super) unsafe fn raw<L: Dot<T>, T: Element, const C: usize>(
         let mut sums = [[L::zero(); ROWS]; C];
         for s in 0..whole {
             let w = w.map(|w| w.add(s * L::STEP));
-            for r in 0..ROWS {
-                L::prefetch(w[r].cast::<u8>().wrapping_add(ahead));
-            }
             step::<L, T, C>(&mut sums, w, x.add(s * L::VECS * C));
         }
         if len > whole * L::STEP {
             let tails = w.map(|w| tail(w.add(whole * L::STEP), len - whole * L::STEP));
-            let w = [tails[0].as_ptr(), tails[1].as_ptr(), tails[2].as_ptr(), tails[3].as_ptr()];
-            step::<L, T, C>(&mut sums, w, x.add(whole * L::VECS * C));
+            step::<L, T, C>(&mut sums, tails.each_ref().map(|t| t.as_ptr()), x.add(whole * L::VECS * C));
         }
         reduce::<L, C>(sums)
     }
@@ -159,9 +216,9 @@ unsafe fn columns<L: Dot<T>, T, const C: usize>(x: *const L::Operand) -> [L::Ope
 #[inline(always)]
 unsafe fn reduce<L: Level, const C: usize>(sums: [[L::Sums; ROWS]; C]) -> Products<C> {
     let mut out = [[0.0; ROWS]; C];
-    for c in 0..C {
+    for (out, sums) in out.iter_mut().zip(sums) {
         // SAFETY: the caller's promise.
-        out[c] = unsafe { L::reduce(sums[c]) };
+        *out = unsafe { L::reduce(sums) };
     }
     out
 }

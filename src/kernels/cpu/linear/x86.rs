@@ -22,6 +22,7 @@ const ODD: i32 = 0xffff_0000_u32 as i32;
 
 impl Level for Avx2 {
     const COLS: usize = 3;
+    const RAW_COLS: usize = 2;
     type Sums = __m256;
 
     #[inline(always)]
@@ -45,11 +46,6 @@ impl Level for Avx2 {
     unsafe fn reduce(sums: [__m256; 4]) -> [f32; 4] {
         // SAFETY: the CPU has AVX.
         unsafe { reduce_256(sums) }
-    }
-
-    #[inline(always)]
-    fn prefetch(p: *const u8) {
-        prefetch(p);
     }
 }
 
@@ -104,6 +100,7 @@ impl Dot<bf16> for Avx2 {
 
 impl Level for Avx512 {
     const COLS: usize = 6;
+    const RAW_COLS: usize = 4;
     type Sums = __m512;
 
     #[inline(always)]
@@ -127,11 +124,6 @@ impl Level for Avx512 {
     unsafe fn reduce(sums: [__m512; 4]) -> [f32; 4] {
         // SAFETY: the CPU has AVX-512.
         unsafe { reduce_512(sums) }
-    }
-
-    #[inline(always)]
-    fn prefetch(p: *const u8) {
-        prefetch(p);
     }
 }
 
@@ -185,7 +177,8 @@ impl Dot<bf16> for Avx512 {
 }
 
 impl Level for Avx512Bf16 {
-    const COLS: usize = Avx512::COLS;
+    const COLS: usize = 6;
+    const RAW_COLS: usize = 6;
     type Sums = __m512;
 
     #[inline(always)]
@@ -210,11 +203,6 @@ impl Level for Avx512Bf16 {
         // SAFETY: the CPU has AVX-512.
         unsafe { reduce_512(sums) }
     }
-
-    #[inline(always)]
-    fn prefetch(p: *const u8) {
-        prefetch(p);
-    }
 }
 
 impl Operand<Avx512Bf16> for __m512bh {
@@ -236,12 +224,6 @@ impl Dot<bf16> for Avx512Bf16 {
         // SAFETY: `p` covers thirty-two elements.
         unsafe { p.cast::<__m512bh>().read_unaligned() }
     }
-}
-
-#[inline(always)]
-fn prefetch(p: *const u8) {
-    // SAFETY: SSE is in the baseline; a prefetch faults on no address.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
 }
 
 /// `(0+2) + (1+3)` in each half, then the halves.
