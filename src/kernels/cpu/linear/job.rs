@@ -5,7 +5,7 @@ use std::{marker::PhantomData, mem::MaybeUninit, ops::Range};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 
 use super::{
-    super::Float,
+    super::simd::Float,
     lanes::{Dot, Operand, Packed, Work},
     tile::{self, ROWS, Weights},
 };

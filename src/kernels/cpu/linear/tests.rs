@@ -6,7 +6,7 @@ use super::{
     job::{CHUNK, Narrow},
     *,
 };
-use crate::kernels::cpu::Float;
+use crate::kernels::cpu::simd::Float;
 use crate::{
     device::{Tensor, ViewMut},
     kernels::{Queue, run},

@@ -141,6 +141,7 @@ unsafe fn packed<L: Dot<T>, T, const C: usize>(
         let mut sums = [[L::zero(); ROWS]; C];
         for v in 0..len.div_ceil(L::STEP) * L::VECS {
             let x = columns::<L, T, C>(x.add(v * C));
+            #[allow(clippy::needless_range_loop)] // row and column of `sums`, and place in `w`
             for r in 0..ROWS {
                 let w = w.add(v * ROWS + r).read_unaligned();
                 for c in 0..C {
