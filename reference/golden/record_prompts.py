@@ -1,26 +1,63 @@
 #!/usr/bin/env python3
-"""Record what Hugging Face transformers gives for real prompts on a real model folder.
+"""Record what Hugging Face transformers generates for real prompts with a real model folder.
 
 usage: record_prompts.py MODEL_DIR PROMPTS.json OUT.json [--tokens 48]
-PROMPTS.json: list of {"name", "user"} (chat template applied) or {"name", "text"} (raw).
-OUT.json rows: name, prompt_ids, greedy ids and text in float32, and for the first 8 generated positions the top-5 [id, logprob].
+
+PROMPTS.json: [{"name", "user"}] (one user message, chat template applied) or [{"name", "text"}] (as it is).
+OUT.json, one object a prompt: name, rendered (the text), prompt_ids, greedy (ids, float32 weights), text (decoded,
+  special tokens left out), top5 ([[token id, log-probability]] at each of the first 8 generated positions).
 """
-import argparse, json, torch
+import argparse
+import json
+
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-ap = argparse.ArgumentParser(); ap.add_argument("model"); ap.add_argument("prompts"); ap.add_argument("out"); ap.add_argument("--tokens", type=int, default=48)
-a = ap.parse_args(); torch.set_grad_enabled(False)
-tok = AutoTokenizer.from_pretrained(a.model); m = AutoModelForCausalLM.from_pretrained(a.model, dtype=torch.float32).eval()
-rows = []
-for p in json.load(open(a.prompts)):
-    if "user" in p:
-        text = tok.apply_chat_template([{"role": "user", "content": p["user"]}], add_generation_prompt=True, tokenize=False)
-        ids = tok(text, add_special_tokens=False)["input_ids"]
-    else:
-        text = p["text"]; ids = tok(text)["input_ids"]
-    o = m.generate(torch.tensor([ids]), max_new_tokens=a.tokens, do_sample=False, return_dict_in_generate=True, output_logits=True)
-    gen = o.sequences[0, len(ids):].tolist(); top = []
-    for l in o.logits[:8]:
-        v, i = torch.log_softmax(l[0].float(), -1).topk(5); top.append([[int(x), round(float(y), 5)] for x, y in zip(i, v)])
-    rows.append(dict(name=p["name"], rendered=text, prompt_ids=ids, greedy=gen, text=tok.decode(gen, skip_special_tokens=True), top5=top))
-json.dump(rows, open(a.out, "w"), ensure_ascii=False, indent=0)
-print(len(rows), rows[0]["text"][:200])
+
+
+def render(tokenizer, prompt):
+    """The text of a prompt and its token ids."""
+    if "text" in prompt:
+        return prompt["text"], tokenizer(prompt["text"])["input_ids"]
+    messages = [{"role": "user", "content": prompt["user"]}]
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return text, tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def record(tokenizer, model, prompt, tokens):
+    rendered, ids = render(tokenizer, prompt)
+    out = model.generate(
+        torch.tensor([ids]),
+        max_new_tokens=tokens,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    greedy = out.sequences[0, len(ids) :].tolist()
+    top5 = []
+    for logits in out.logits[:8]:
+        values, indices = torch.log_softmax(logits[0].float(), -1).topk(5)
+        top5.append([[int(i), round(float(v), 5)] for i, v in zip(indices, values)])
+    text = tokenizer.decode(greedy, skip_special_tokens=True)
+    return dict(
+        name=prompt["name"], rendered=rendered, prompt_ids=ids, greedy=greedy, text=text, top5=top5
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("prompts")
+    parser.add_argument("out")
+    parser.add_argument("--tokens", type=int, default=48)
+    args = parser.parse_args()
+    torch.set_grad_enabled(False)
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
+    with open(args.prompts) as f:
+        prompts = json.load(f)
+    rows = [record(tokenizer, model, prompt, args.tokens) for prompt in prompts]
+    with open(args.out, "w") as f:
+        json.dump(rows, f, ensure_ascii=False, indent=0)
+
+
+main()

@@ -2,7 +2,7 @@
 //!
 //! Source: RoFormer, arXiv:2104.09864; the rotate-half layout (pairs `i, i + head_dim/2`, not `2i, 2i + 1`) of
 //! GPT-NeoX and Hugging Face; the tables as in transformers' `modeling_rope_utils.py`, whose arithmetic is f32
-//! step by step, and so is this.
+//! step by step, and so is this: the tables agree to one unit in the last place, which is torch's `pow`.
 
 /// Rotates every head of every token in place by its position.
 ///
@@ -91,14 +91,15 @@ pub fn inv_freq_llama3(head_dim: usize, theta: f64, p: Llama3) -> Vec<f32> {
     inv_freq_default(head_dim, theta)
         .into_iter()
         .map(|f| {
-            let wavelen = std::f32::consts::TAU / f;
+            // torch divides a scalar by a tensor as reciprocal times scalar, twice here.
+            let wavelen = 1.0 / f * std::f32::consts::TAU;
             if wavelen < high_freq_wavelen {
                 f
             } else if wavelen > low_freq_wavelen {
                 f / factor
             } else {
-                let smooth =
-                    (context as f32 / wavelen - low) / ((p.high_freq_factor - p.low_freq_factor) as f32);
+                let smooth = (1.0 / wavelen * context as f32 - low)
+                    / ((p.high_freq_factor - p.low_freq_factor) as f32);
                 (1.0 - smooth) * f / factor + smooth * f
             }
         })
@@ -188,5 +189,28 @@ mod tests {
         let smooth = (64.0 * f64::from(plain[1]) / std::f64::consts::TAU - 1.0) / 3.0;
         let want = f64::from(plain[1]) * ((1.0 - smooth) / 8.0 + smooth);
         assert!((f64::from(scaled[1]) / want - 1.0).abs() < 1e-6, "{} {want}", scaled[1]);
+    }
+
+    #[test]
+    fn llama3_table_of_llama_3_2_1b() {
+        // Bits that transformers 5.23.0 gives for head_dim 64, theta 5e5.
+        #[rustfmt::skip]
+        let want: [u32; 32] = [
+            0x3f80_0000, 0x3f29_e1c6, 0x3ee1_77bc, 0x3e95_9ee3, 0x3e46_93b0, 0x3e03_c6a0,
+            0x3dae_e4ad, 0x3d68_1e67, 0x3d1a_08c8, 0x3ccc_6f49, 0x3c87_a9c3, 0x3c34_0d6d,
+            0x3bee_f74f, 0x3b9e_9402, 0x3b52_7720, 0x3aa9_279b, 0x39e1_3620, 0x38cb_98f7,
+            0x37a3_418d, 0x3758_ac81, 0x370f_c8f8, 0x36be_d4f4, 0x367d_45c3, 0x3628_126b,
+            0x35df_10c4, 0x3594_06cb, 0x3544_7610, 0x3502_5f34, 0x34ad_07a7, 0x3465_a54d,
+            0x3418_64a7, 0x33ca_41b0,
+        ];
+        let p = Llama3 {
+            factor: 32.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 8192,
+        };
+        for (i, (got, want)) in inv_freq_llama3(64, 5e5, p).into_iter().zip(want).enumerate() {
+            assert!(got.to_bits().abs_diff(want) <= 1, "frequency {i}: {got} {}", f32::from_bits(want));
+        }
     }
 }

@@ -15,8 +15,8 @@ pub fn softmax(logits: &[f32]) -> Vec<f64> {
 /// The natural logarithms of the probabilities of a row `[vocab]`; -inf stays.
 pub fn log_softmax(logits: &[f32]) -> Vec<f64> {
     let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let total: f64 = logits.iter().map(|&l| (f64::from(l) - max).exp()).sum();
-    logits.iter().map(|&l| f64::from(l) - max - total.ln()).collect()
+    let log_total = logits.iter().map(|&l| (f64::from(l) - max).exp()).sum::<f64>().ln();
+    logits.iter().map(|&l| f64::from(l) - max - log_total).collect()
 }
 
 /// The most likely token; the lowest index wins ties.
@@ -167,8 +167,22 @@ mod tests {
     fn top_p_parts_ties_by_index_and_drops_a_sum_equal_to_the_tail() {
         assert_eq!(kept(&[1.0; 4], 0, 0.5), [2, 3]);
         assert_eq!(kept(&[0.0, 7.0, 7.0, -0.0], 0, 0.2), [2]);
-        // In f64 0.1 > 1 - 0.9 and all ten would stay; in f32, as in transformers, they are equal and one goes.
-        assert_eq!(kept(&[0.0; 10], 0, 0.9).len(), 9);
+    }
+
+    #[test]
+    fn top_p_over_equal_logits_keeps_as_many_as_transformers() {
+        // Counts from TopPLogitsWarper (transformers 5.23.0) at top_p 0.1, 0.2, … 0.9. The sums meet the tail or
+        // nearly; in f64 arithmetic 10 tokens at 0.9 would keep 10, since there 0.1 > 1 - 0.9.
+        for (n, want) in [
+            (2, [1, 1, 1, 1, 1, 2, 2, 2, 2]),
+            (5, [1, 1, 2, 2, 3, 3, 4, 4, 5]),
+            (10, [2, 2, 3, 4, 5, 6, 7, 8, 9]),
+            (20, [3, 4, 6, 8, 10, 12, 14, 16, 18]),
+            (100, [10, 20, 30, 40, 50, 60, 70, 80, 90]),
+        ] {
+            let got = [1, 2, 3, 4, 5, 6, 7, 8, 9].map(|j| kept(&vec![0.0; n], 0, f64::from(j) / 10.0).len());
+            assert_eq!(got, want, "{n} tokens");
+        }
     }
 
     #[test]
@@ -225,9 +239,9 @@ mod tests {
 
     #[test]
     fn a_flat_vocabulary_is_drawn_evenly() {
-        // 16 bins of 1,024 tokens: 15 degrees of freedom, above 44.3 with probability 1e-4.
-        let (logits, probs) = (vec![0.0; 16_384], vec![1.0 / 16_384.0; 16_384]);
-        let x = chi_squared(&[1.0 / 16.0; 16], (0..2_000).map(|t| draw_gumbel(&logits, &probs, 5, t) / 1024));
+        // 16 bins of 128 tokens: 15 degrees of freedom, above 44.3 with probability 1e-4.
+        let (logits, probs) = (vec![0.0; 2048], vec![1.0 / 2048.0; 2048]);
+        let x = chi_squared(&[1.0 / 16.0; 16], (0..2_000).map(|t| draw_gumbel(&logits, &probs, 5, t) / 128));
         assert!(x < 44.3, "chi-squared {x}");
     }
 
