@@ -10,6 +10,7 @@ pub const MAX: f32 = 23.0;
 /// The random words of tokens `begin..begin + BLOCK`, for a request's seed and the position that is drawn:
 /// `[w][b]` is word `w` of Philox block `b`, which belongs to token `4 b + w`.
 #[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "one loop over the lanes of four arrays")]
 pub fn words(seed: u64, position: u32, begin: u32) -> [[u32; BLOCK / 4]; 4] {
     const LANES: usize = BLOCK / 4;
     let mut c = [[0; LANES], [position; LANES], [0; LANES], [0; LANES]];

