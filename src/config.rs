@@ -143,7 +143,7 @@ pub struct SamplingParams {
     #[serde(deserialize_with = "read_top_k", serialize_with = "write_top_k")]
     pub top_k: Option<NonZeroU32>,
     /// Keep the likeliest tokens whose probabilities reach this sum, in (0, 1].
-    pub top_p: f32,
+    pub top_p: f64,
     /// Keep tokens at least this probable relative to the likeliest, in [0, 1].
     pub min_p: f32,
     /// Fixes the request's random numbers; `None` draws a seed at admission.
@@ -218,7 +218,9 @@ impl SamplingParams {
         };
         let penalty = -2.0..=2.0;
         within("temperature", self.temperature, self.temperature >= 0.0, "0 or more, finite")?;
-        within("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "more than 0 and at most 1")?;
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return Err(Error::request("top_p", self.top_p, "more than 0 and at most 1"));
+        }
         within("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "0 to 1")?;
         within(
             "presence_penalty",

@@ -138,7 +138,7 @@ pub struct SamplingOptions {
     top_k: Option<i64>,
     /// Keep the likeliest tokens whose probabilities reach this sum, in (0, 1] [default: 1]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
-    top_p: Option<f32>,
+    top_p: Option<f64>,
     /// Keep tokens at least this probable relative to the likeliest, in [0, 1] [default: 0]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     min_p: Option<f32>,
@@ -221,7 +221,7 @@ impl SamplingOptions {
 struct Recommended {
     temperature: Option<f32>,
     top_k: Option<i64>,
-    top_p: Option<f32>,
+    top_p: Option<f64>,
     min_p: Option<f32>,
     repetition_penalty: Option<f32>,
 }

@@ -109,7 +109,7 @@ impl<D: Device> SamplingInput<D> {
         self.processing |= !plain;
         self.bias_start.host.push(biases);
         let top_k = p.top_k.map_or(0, |k| k.get().min(i32::MAX as u32) as i32);
-        self.top_p_tail.host.push(top_p_tail(p.top_p.into()));
+        self.top_p_tail.host.push(top_p_tail(p.top_p));
         let (low, high) = (seq.seed as u32 as i32, (seq.seed >> 32) as u32 as i32);
         self.params.host.extend([i32::from(greedy), top_k, low, high, seq.len() as i32]);
         self.spec.random |= !greedy;

@@ -25,7 +25,7 @@ fn refused() -> Vec<(Vec<u32>, SamplingParams, [&'static str; 2])> {
         (SamplingParams { temperature: f32::INFINITY, ..p() }, ["temperature", "inf"]),
         (SamplingParams { top_p: 0.0, ..p() }, ["top_p", "0"]),
         (SamplingParams { top_p: 1.5, ..p() }, ["top_p", "1.5"]),
-        (SamplingParams { top_p: f32::NAN, ..p() }, ["top_p", "NaN"]),
+        (SamplingParams { top_p: f64::NAN, ..p() }, ["top_p", "NaN"]),
         (SamplingParams { min_p: -0.5, ..p() }, ["min_p", "-0.5"]),
         (SamplingParams { min_p: f32::NAN, ..p() }, ["min_p", "NaN"]),
         (SamplingParams { presence_penalty: 2.5, ..p() }, ["presence_penalty", "2.5"]),

@@ -51,7 +51,7 @@ fn temperature() {
 fn top_p() {
     bad(SamplingParams { top_p: 0.0, ..params() }, "top_p", "0");
     bad(SamplingParams { top_p: 1.5, ..params() }, "top_p", "1.5");
-    bad(SamplingParams { top_p: f32::NAN, ..params() }, "top_p", "NaN");
+    bad(SamplingParams { top_p: f64::NAN, ..params() }, "top_p", "NaN");
     bad(SamplingParams { top_p: -0.1, ..params() }, "top_p", "-0.1");
 }
 

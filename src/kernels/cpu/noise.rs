@@ -18,7 +18,6 @@ pub fn words(seed: u64, position: u32, begin: u32) -> [[u32; BLOCK / 4]; 4] {
         *c = begin / 4 + l as u32;
     }
     let mut key = [seed as u32, (seed >> 32) as u32];
-    #[allow(clippy::needless_range_loop)] // four arrays at once
     for _ in 0..10 {
         for l in 0..LANES {
             let a = u64::from(c[0][l]) * 0xD251_1F53;
