@@ -18,7 +18,7 @@ enum Op {
         shared: usize,
         family: u32,
         own: usize,
-        params: SamplingParams,
+        params: Box<SamplingParams>,
         salt: u64,
     },
     Steps(usize),
@@ -47,7 +47,7 @@ fn op() -> impl Strategy<Value = Op> {
                 n,
                 ..SamplingParams::default()
             };
-            Op::Add { shared, family, own, params, salt }
+            Op::Add { shared, family, own, params: Box::new(params), salt }
         });
     prop_oneof![
         8 => add,
