@@ -85,14 +85,21 @@ fn prompts_tokens_and_log_probabilities_are_transformers() {
     assert!(worst <= 1e-3, "{worst}");
 }
 
+/// Not the greedy tokens: the first two candidates of the first answer are 0.1 nats apart in float32, and rounding to
+/// bf16 in thirty layers moves a log-probability by about as much, whatever the kernel.
 #[test]
-fn bf16_answers_the_question() {
-    let row = &rows()[0];
-    let mut llm = open(StorageType::Bf16);
-    let params = SamplingParams { max_tokens: 16, ..SamplingParams::greedy() };
-    let output = super::one(&mut llm, row.prompt_ids.clone(), &params);
-    assert_eq!(
-        (output.text.as_str(), output.finish_reason.as_str()),
-        ("The capital of France is Paris.", "stop")
-    );
+fn bf16_gives_the_recorded_tokens_nearly_the_same_probability() {
+    let (rows, mut llm) = (rows(), open(StorageType::Bf16));
+    let params = SamplingParams { max_tokens: 1, prompt_logprobs: Some(0), ..SamplingParams::greedy() };
+    let mut differences = Vec::new();
+    for row in &rows {
+        let forced = [&row.prompt_ids[..], &row.greedy[..8]].concat();
+        let output = super::one(&mut llm, forced, &params);
+        let got = output.prompt_logprobs[row.prompt_ids.len()..].iter().flatten().map(|l| l.logprob);
+        differences.extend(got.zip(&row.top5).map(|(got, top)| (got - top[0].1).abs()));
+    }
+    assert_eq!(differences.len(), 40);
+    let mean = differences.iter().sum::<f32>() / 40.0;
+    println!("log-probabilities differ by {mean:.3} in the mean");
+    assert!(mean <= 0.05, "{mean}");
 }
