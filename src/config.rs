@@ -93,7 +93,12 @@ impl EngineConfig {
         let config: Self = toml::from_str(text).map_err(|e| {
             let before = text.bytes().take(e.span().map_or(0, |span| span.start));
             let line = before.filter(|&byte| byte == b'\n').count() + 1;
-            Error::config(format!("line {line}"), e.message(), "a setting of the engine, in TOML")
+            let setting = text.lines().nth(line - 1).unwrap_or_default().trim();
+            Error::config(
+                format!("line {line}, {setting:?},"),
+                e.message(),
+                "a setting of the engine, in TOML",
+            )
         })?;
         config.validate()?;
         Ok(config)

@@ -197,7 +197,7 @@ fn engine_config_names_the_field_at_fault() {
         ("max_num_seq = 3", "unknown field `max_num_seq`"),
         ("max_num_seqs = -3", "max_num_seqs = -3"),
         ("dtype = \"int8\"", "unknown variant `int8`"),
-        ("max_num_seqs = ", "configuration is TOML parse error"),
+        ("seed = 1\nmax_num_seqs = ", "line 2, \"max_num_seqs =\""),
     ] {
         let error = EngineConfig::from_toml(text).unwrap_err().to_string();
         assert!(error.contains(want), "{text}: {error}");
