@@ -19,8 +19,11 @@ fn tokens_text_and_log_probabilities_are_transformers() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/reference/golden/shipped_model.json");
     let rows: Vec<Row> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     assert!(rows.len() >= 6);
-    let config =
-        EngineConfig { dtype: Some(StorageType::F32), num_kvcache_blocks: Some(64), ..EngineConfig::default() };
+    let config = EngineConfig {
+        dtype: Some(StorageType::F32),
+        num_kvcache_blocks: Some(64),
+        ..EngineConfig::default()
+    };
     let mut llm = LLM::new(config).unwrap();
     let prompts: Vec<Prompt> = rows.iter().map(|row| Prompt::from(row.text.as_str())).collect();
     let params =

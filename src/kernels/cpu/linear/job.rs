@@ -86,10 +86,12 @@ impl<L: Dot<T>, T: Float, O: Narrow> Job<'_, L, T, O> {
             // SAFETY: the caller's promise; no other task has these panels.
             unsafe { L::enter(PackX(self, panels)) }
         });
-        // Enough tasks to even out the threads, each long enough to hide its start.
+        // Enough tasks to even out the threads, each long enough to hide its start and, where the weights are
+        // read from memory, for its streams to get going.
         let tiles = self.n.div_ceil(ROWS);
         let cost = ROWS * self.k * (self.rows + RAW_ROWS);
-        let share = (tiles / (pool.threads() * 8)).min((1 << 20) / cost.max(1)).max(1);
+        let each = if self.rows <= RAW_ROWS { 2 } else { 8 };
+        let share = (tiles / (pool.threads() * each)).min((1 << 20) / cost.max(1)).max(1);
         pool.run(tiles.div_ceil(share), &|task| {
             let tiles = task * share..((task + 1) * share).min(tiles);
             // SAFETY: the caller's promise, and x is packed; no other task has these columns of out.

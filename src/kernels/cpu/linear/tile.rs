@@ -138,14 +138,13 @@ unsafe fn packed<L: Dot<T>, T, const C: usize>(
     let (w, x) = (w.cast::<L::Operand>(), x.cast::<L::Operand>());
     // SAFETY: the operands along k are `padded(len) / WIDTH`, each `ROWS` or `C` wide.
     unsafe {
-        let mut sums = [[L::zero(); ROWS]; C];
+        let mut sums = [[L::zero(); C]; ROWS];
         for v in 0..len.div_ceil(L::STEP) * L::VECS {
-            let x = columns::<L, T, C>(x.add(v * C));
-            #[allow(clippy::needless_range_loop)] // row and column of `sums`, and place in `w`
-            for r in 0..ROWS {
+            let x = load::<L, T, C>(x.add(v * C));
+            for (r, sums) in sums.iter_mut().enumerate() {
                 let w = w.add(v * ROWS + r).read_unaligned();
-                for c in 0..C {
-                    sums[c][r] = L::Operand::dot(sums[c][r], w, x[c]);
+                for (sums, x) in sums.iter_mut().zip(x) {
+                    *sums = L::Operand::dot(*sums, w, x);
                 }
             }
         }
@@ -167,7 +166,7 @@ unsafe fn raw<L: Dot<T>, T: Element, const C: usize>(
     let whole = len / L::STEP;
     // SAFETY: as in `pack` for the weights, as in `packed` for x.
     unsafe {
-        let mut sums = [[L::zero(); ROWS]; C];
+        let mut sums = [[L::zero(); C]; ROWS];
         for s in 0..whole {
             let w = w.map(|w| w.add(s * L::STEP));
             step::<L, T, C>(&mut sums, w, x.add(s * L::VECS * C));
@@ -186,18 +185,18 @@ unsafe fn raw<L: Dot<T>, T: Element, const C: usize>(
 /// The CPU has level `L`; each of `w` covers a step and `x` a step of `C` rows.
 #[inline(always)]
 unsafe fn step<L: Dot<T>, T, const C: usize>(
-    sums: &mut [[L::Sums; ROWS]; C],
+    sums: &mut [[L::Sums; C]; ROWS],
     w: [*const T; ROWS],
     x: *const L::Operand,
 ) {
     for i in 0..L::VECS {
         // SAFETY: the caller's promise.
         unsafe {
-            let x = columns::<L, T, C>(x.add(i * C));
-            for r in 0..ROWS {
-                let w = L::unpack(w[r], i);
-                for c in 0..C {
-                    sums[c][r] = L::Operand::dot(sums[c][r], w, x[c]);
+            let x = load::<L, T, C>(x.add(i * C));
+            for (sums, w) in sums.iter_mut().zip(w) {
+                let w = L::unpack(w, i);
+                for (sums, x) in sums.iter_mut().zip(x) {
+                    *sums = L::Operand::dot(*sums, w, x);
                 }
             }
         }
@@ -207,7 +206,7 @@ unsafe fn step<L: Dot<T>, T, const C: usize>(
 /// # Safety
 /// `x` covers `C` operands.
 #[inline(always)]
-unsafe fn columns<L: Dot<T>, T, const C: usize>(x: *const L::Operand) -> [L::Operand; C] {
+unsafe fn load<L: Dot<T>, T, const C: usize>(x: *const L::Operand) -> [L::Operand; C] {
     // SAFETY: the caller's promise.
     unsafe { x.cast::<[L::Operand; C]>().read_unaligned() }
 }
@@ -215,11 +214,11 @@ unsafe fn columns<L: Dot<T>, T, const C: usize>(x: *const L::Operand) -> [L::Ope
 /// # Safety
 /// The CPU has level `L`.
 #[inline(always)]
-unsafe fn reduce<L: Level, const C: usize>(sums: [[L::Sums; ROWS]; C]) -> Products<C> {
+unsafe fn reduce<L: Level, const C: usize>(sums: [[L::Sums; C]; ROWS]) -> Products<C> {
     let mut out = [[0.0; ROWS]; C];
-    for (out, sums) in out.iter_mut().zip(sums) {
+    for (c, out) in out.iter_mut().enumerate() {
         // SAFETY: the caller's promise.
-        *out = unsafe { L::reduce(sums) };
+        *out = unsafe { L::reduce(sums.map(|row| row[c])) };
     }
     out
 }
