@@ -39,7 +39,7 @@ fn launch(c: &mut Criterion) {
     });
 }
 
-/// The ceilings: reading memory once, and fused multiply-adds on registers.
+/// The ceilings: reading memory once, and fused multiply-adds on registers (256-bit: AVX-512 may double it).
 fn ceilings(c: &mut Criterion) {
     let dev = device();
     let data = tensor(&dev, 1.0f32, &[WORKING_SET / 4]);
@@ -48,7 +48,7 @@ fn ceilings(c: &mut Criterion) {
     group.throughput(Throughput::Bytes(WORKING_SET as u64));
     let tasks: Vec<&[f32]> = data.chunks(16 << 10).collect();
     group.bench_function(format!("{} threads", dev.pool().threads()), |b| {
-        b.iter(|| dev.pool().run(tasks.len(), &|task| _ = black_box(sum(tasks[task]))));
+        b.iter(|| dev.pool().run(tasks.len(), &|task| _ = black_box(read(tasks[task]))));
     });
     group.finish();
 
@@ -56,12 +56,49 @@ fn ceilings(c: &mut Criterion) {
     let (tasks, steps) = (dev.pool().threads(), 1 << 16);
     group.throughput(Throughput::Elements((tasks * steps * CHAINS * LANES * 2) as u64));
     group.bench_function(format!("{tasks} threads"), |b| {
-        b.iter(|| dev.pool().run(tasks, &|_| _ = black_box(multiply_add(steps))));
+        b.iter(|| dev.pool().run(tasks, &|_| _ = black_box(compute(steps))));
     });
     group.finish();
 }
 
+/// [`sum`] and [`multiply_add`] compiled for AVX2 and FMA: the ceilings are those of the CPU's vectors.
+#[cfg(target_arch = "x86_64")]
+mod vectors {
+    #[target_feature(enable = "avx2,fma")]
+    pub fn sum(data: &[f32]) -> f32 {
+        super::sum(data)
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub fn multiply_add(steps: usize) -> f32 {
+        super::multiply_add(steps)
+    }
+
+    pub fn detected() -> bool {
+        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+    }
+}
+
+fn read(data: &[f32]) -> f32 {
+    #[cfg(target_arch = "x86_64")]
+    if vectors::detected() {
+        // SAFETY: just detected.
+        return unsafe { vectors::sum(data) };
+    }
+    sum(data)
+}
+
+fn compute(steps: usize) -> f32 {
+    #[cfg(target_arch = "x86_64")]
+    if vectors::detected() {
+        // SAFETY: just detected.
+        return unsafe { vectors::multiply_add(steps) };
+    }
+    multiply_add(steps)
+}
+
 /// Sums four streams, as the decode tiles read: one stream alone reaches less on some machines.
+#[inline(always)]
 fn sum(data: &[f32]) -> f32 {
     let quarter = data.len() / 4;
     let mut sums = [[0.0f32; 16]; 4];
@@ -76,25 +113,11 @@ fn sum(data: &[f32]) -> f32 {
 }
 
 const CHAINS: usize = 12;
-const LANES: usize = if cfg!(target_feature = "avx512f") { 16 } else { 8 };
+const LANES: usize = 8;
 
 /// `steps` times [`CHAINS`] independent vectors of [`LANES`] f32.
-fn multiply_add(steps: usize) -> f32 {
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma")]
-    fn with_fma(steps: usize) -> f32 {
-        chains(steps)
-    }
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        // SAFETY: just detected.
-        return unsafe { with_fma(steps) };
-    }
-    chains(steps)
-}
-
 #[inline(always)]
-fn chains(steps: usize) -> f32 {
+fn multiply_add(steps: usize) -> f32 {
     let (a, b) = (black_box([0.999f32; LANES]), black_box([0.001f32; LANES]));
     let mut sums = [[1.0f32; LANES]; CHAINS];
     for _ in 0..steps {
