@@ -6,7 +6,7 @@ use crate::{
     engine::{Executor, runner::Runner},
     error::{Error, Result},
     kernels::{Registry, Row},
-    model::{Decoder, Dtype, ModelFiles},
+    model::{Decoder, ModelFiles, decoder::dtype_of},
 };
 
 /// A model on a device, whichever: what the engine and the tools need of it.
@@ -83,11 +83,7 @@ pub fn runner_on<D: Device>(
         Some(StorageType::F32) => DType::F32,
         Some(StorageType::Bf16) => DType::Bf16,
         Some(StorageType::F16) => DType::F16,
-        None => match files.checkpoint_dtype()? {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::Bf16,
-        },
+        None => dtype_of(files.checkpoint_dtype()?),
     };
     let decoder = Decoder::load(dev, &files.config, &files.weights, dtype, config.max_model_len)?;
     Ok(Box::new(Runner::new(dev, kernels, decoder, config)?))

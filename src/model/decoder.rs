@@ -450,7 +450,8 @@ impl<D: Device> Load<'_, D> {
     }
 }
 
-fn dtype_of(dtype: Dtype) -> DType {
+/// The device's name for a checkpoint's dtype.
+pub fn dtype_of(dtype: Dtype) -> DType {
     match dtype {
         Dtype::F32 => DType::F32,
         Dtype::F16 => DType::F16,
