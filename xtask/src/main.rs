@@ -3,6 +3,7 @@
 mod command;
 mod made;
 mod model;
+mod nvrtc;
 mod paths;
 mod pip;
 mod test;
@@ -19,12 +20,14 @@ use clap::Parser;
 #[command(bin_name = "cargo xtask")]
 enum Task {
     Model(model::Args),
+    Nvrtc(nvrtc::Args),
     Test(test::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Model(args) => model::run(&args),
+        Task::Nvrtc(args) => nvrtc::run(&args),
         Task::Test(args) => test::run(&args),
     };
     match done {
