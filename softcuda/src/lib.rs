@@ -1,1 +1,11 @@
 //! A CUDA driver in software: `libcuda.so.1` for machines without a GPU.
+//!
+//! It runs the PTX that NVRTC emits, warp by warp, on the CPU: a tool for correctness and for counting, never for
+//! timing. In reading order: [`memory`] is the address space, [`ptx`] parses, [`module`] loads and lowers to the form
+//! that [`exec`] runs, [`fault`] is what can go wrong.
+
+pub mod exec;
+pub mod fault;
+pub mod memory;
+pub mod module;
+pub mod ptx;
