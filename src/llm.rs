@@ -228,17 +228,13 @@ impl LLM {
             if finish.is_some() {
                 new += &detokenizer.finish()?;
             }
-            // Until min_tokens a stop string is text like any other.
-            if seq.generated() < seq.params.min_tokens {
-                text = new;
-            } else {
-                let filtered = state.stop.push(&new);
-                text = filtered.text;
-                if filtered.stopped {
-                    finish = Some(FinishReason::StopString);
-                } else if finish.is_some() {
-                    text += &state.stop.finish();
-                }
+            // As in vLLM, a stop string that ends within the first min_tokens is text like any other.
+            let filtered = state.stop.push(&new, seq.generated() > seq.params.min_tokens);
+            text = filtered.text;
+            if filtered.stopped {
+                finish = Some(FinishReason::StopString);
+            } else if finish.is_some() {
+                text += &state.stop.finish();
             }
         }
         state.text += &text;

@@ -37,13 +37,14 @@ impl StopFilter {
         Self { patterns: stops.map(Pattern::new).collect(), held: String::new() }
     }
 
-    /// Takes the next piece of text. After a stop, further calls are meaningless.
-    pub fn push(&mut self, piece: &str) -> Filtered {
+    /// Takes the next piece of text; only if it `may_stop` can a stop string end in it. After a stop, further calls
+    /// are meaningless.
+    pub fn push(&mut self, piece: &str, may_stop: bool) -> Filtered {
         let start = self.held.len();
         self.held.push_str(piece);
         for (index, byte) in piece.bytes().enumerate() {
             let complete = self.patterns.iter_mut().filter_map(|pattern| pattern.step(byte)).max();
-            if let Some(length) = complete {
+            if let Some(length) = complete.filter(|_| may_stop) {
                 self.held.truncate(start + index + 1 - length);
                 return Filtered { text: std::mem::take(&mut self.held), stopped: true };
             }
@@ -74,13 +75,17 @@ impl Pattern {
         Self { bytes, borders, matched: 0 }
     }
 
-    /// Takes the next byte; the pattern's length if it is complete.
+    /// Takes the next byte; the pattern's length if it is complete, after which it goes on from its longest border.
     fn step(&mut self, byte: u8) -> Option<usize> {
         while self.matched > 0 && byte != self.bytes[self.matched] {
             self.matched = self.borders[self.matched - 1];
         }
         self.matched += usize::from(byte == self.bytes[self.matched]);
-        (self.matched == self.bytes.len()).then_some(self.matched)
+        let complete = self.matched == self.bytes.len();
+        if complete {
+            self.matched = self.borders[self.matched - 1];
+        }
+        complete.then_some(self.bytes.len())
     }
 }
 
@@ -94,7 +99,7 @@ mod tests {
         let mut shown = String::new();
         let chars: Vec<char> = text.chars().collect();
         for piece in chars.chunks(size) {
-            let Filtered { text, stopped } = filter.push(&piece.iter().collect::<String>());
+            let Filtered { text, stopped } = filter.push(&piece.iter().collect::<String>(), true);
             shown += &text;
             if stopped {
                 return (shown, true);
@@ -128,12 +133,22 @@ mod tests {
     #[test]
     fn the_beginning_of_a_stop_is_held_back_until_it_is_none() {
         let mut filter = StopFilter::new(&["<|end|>", "stop"]);
-        let mut push = |piece| filter.push(piece).text;
+        let mut push = |piece| filter.push(piece, true).text;
         assert_eq!(push("text <"), "text ");
         assert_eq!(push("|en"), "");
         assert_eq!(push("t st"), "<|ent ");
         assert_eq!(push("ep s"), "step ");
         assert_eq!(filter.finish(), "s");
         assert_eq!(filter.finish(), "");
+    }
+
+    #[test]
+    fn a_stop_may_begin_but_not_end_in_protected_text() {
+        let mut filter = StopFilter::new(&["abab"]);
+        assert_eq!(filter.push("xabab", false), Filtered { text: "xab".into(), stopped: false });
+        assert_eq!(filter.push("ab", true), Filtered { text: String::new(), stopped: true });
+        let mut filter = StopFilter::new(&["ab"]);
+        assert_eq!(filter.push("abc a", false), Filtered { text: "abc ".into(), stopped: false });
+        assert_eq!(filter.push("b", true), Filtered { text: String::new(), stopped: true });
     }
 }

@@ -53,7 +53,8 @@ impl Tokenizer {
     /// The ids of `text`.
     ///
     /// `add_special` adds what the tokenizer puts around a text, such as a leading BOS; a text that a chat template
-    /// rendered already has it. Special tokens written out in the text are recognised either way, as in transformers.
+    /// rendered already has it. As in transformers 5, `tokenizer.json` alone decides (`add_bos_token` in
+    /// `tokenizer_config.json` changes nothing), and special tokens written out in the text are recognised either way.
     ///
     /// # Errors
     /// [`Error::Model`] if the tokenizer fails, or gives an id that has no row in the embedding.

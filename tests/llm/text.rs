@@ -70,7 +70,9 @@ fn a_stop_string_split_over_tokens_ends_the_text_before_it() {
     assert_eq!(output.token_ids.len(), count);
     assert!(llm.is_finished());
 
-    // Below min_tokens it is text like any other.
+    // It may begin in the last of min_tokens; one that ends there is text like any other.
+    let spared = SamplingParams { stop: vec![stop.clone()], min_tokens: count - 1, ..greedy(60) };
+    assert_eq!(one(&mut llm, PROMPT, &spared).text, output.text);
     let late = SamplingParams { stop: vec![stop.clone()], min_tokens: count, ..greedy(60) };
     let output = one(&mut llm, PROMPT, &late);
     assert!(output.text.contains(&stop) && output.token_ids.len() > count, "{output:?}");

@@ -289,6 +289,20 @@ fn a_tokenizer_may_have_added_tokens_beyond_the_embedding_until_they_are_used() 
     assert!(error.ends_with(want), "{error}");
 }
 
+/// Seen with transformers 5.23: its tokenizers take special tokens from `tokenizer.json` alone.
+#[test]
+fn add_bos_token_of_the_tokenizer_config_changes_nothing() {
+    let folder = Folder::new("qwen3");
+    for add in [true, false] {
+        folder.patch(
+            "tokenizer_config.json",
+            &json!({ "add_bos_token": add, "add_eos_token": !add }).to_string(),
+        );
+        let ids = folder.open().unwrap().tokenizer().unwrap().encode("The cat", true).unwrap();
+        assert_eq!(ids, [1, 277, 293], "add_bos_token {add}");
+    }
+}
+
 #[test]
 fn the_chat_template_is_taken_from_where_it_is() {
     let folder = Folder::new("qwen3");
