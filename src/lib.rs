@@ -10,12 +10,14 @@
 //! 6. [`engine`]: sequences, KV blocks, scheduling, the step loop, the model runner
 //! 7. [`open`]: from a configuration to a model on a device
 //! 8. [`llm`]: text in, text out
+//! 9. [`lab`]: what a researcher runs on top
 
 pub mod config;
 pub mod device;
 pub mod engine;
 pub mod error;
 pub mod kernels;
+pub mod lab;
 pub mod llm;
 pub mod model;
 pub mod open;

@@ -31,6 +31,8 @@ pub struct State {
     pub items: Vec<Item>,
     /// Tokens computed in all batches that did not fail.
     pub computed: usize,
+    /// What each batch takes on a virtual clock.
+    pub seconds: f64,
 }
 
 /// A handle on the state; one is the engine's executor.
@@ -94,6 +96,7 @@ impl Executor for Fake {
             }
         }
         state.items = batch.items.to_vec();
+        out.virtual_seconds = state.seconds;
         Ok(())
     }
 }

@@ -1,16 +1,18 @@
-//! Random traces: arrivals, aborts, failures and tiny pools, every output compared with the oracle.
+//! Random traces: arrivals, aborts, failures and tiny pools, every output compared with the oracle and every admission
+//! with what the policy claims about starvation.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use lathe::config::SamplingParams;
 use lathe::engine::block_manager::{BlockHash, xxh3};
-use lathe::engine::{Engine, FinishReason, RequestId, RequestOptions, Stats, Status, policies};
+use lathe::engine::{Clock, Engine, FinishReason, RequestId, RequestOptions, Sequence, Stats, Status};
+use lathe::lab::policies::{self, Deadline, Mlfq, PrefixAware, Priority, Sjf};
 use proptest::prelude::*;
 
 use crate::fake::{Fake, Setup, VOCAB, check_blocks, logprobs_at, oracle};
 
-const CASES: u32 = 20_000;
+const CASES: u32 = 100_000;
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -19,7 +21,7 @@ enum Op {
         family: u32,
         own: usize,
         params: Box<SamplingParams>,
-        salt: u64,
+        options: RequestOptions,
     },
     Steps(usize),
     /// Aborts one of the requests so far.
@@ -33,8 +35,10 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     let flags = (prop::bool::weighted(0.8), prop::bool::weighted(0.2), prop::bool::weighted(0.2));
     let params = (1..24usize, 0..4usize, prop_oneof![4 => Just(1), 1 => 2..4usize], any::<u8>(), flags);
+    // Facts for policies: priority, tenant, deadline and predicted length, the last two none where they are 0.
+    let facts = (-2..3i32, 0..3u32, 0..40u32, 0..24usize, 0..2u64);
     let add =
-        (0..14usize, 0..2u32, 0..5usize, params, 0..2u64).prop_map(|(shared, family, own, params, salt)| {
+        (0..14usize, 0..2u32, 0..5usize, params, facts).prop_map(|(shared, family, own, params, facts)| {
             let (max_tokens, min_tokens, n, seed, (ignore_eos, stops, logprobs)) = params;
             let params = SamplingParams {
                 seed: Some(u64::from(seed)),
@@ -47,7 +51,16 @@ fn op() -> impl Strategy<Value = Op> {
                 n,
                 ..SamplingParams::default()
             };
-            Op::Add { shared, family, own, params: Box::new(params), salt }
+            let (priority, tenant, deadline, predicted, cache_salt) = facts;
+            let options = RequestOptions {
+                priority,
+                tenant,
+                deadline: (deadline > 0).then(|| f64::from(deadline)),
+                predicted_len: (predicted > 0).then_some(predicted),
+                cache_salt,
+                arrival: None,
+            };
+            Op::Add { shared, family, own, params: Box::new(params), options }
         });
     prop_oneof![
         8 => add,
@@ -77,6 +90,38 @@ fn setup() -> impl Strategy<Value = Setup> {
     )
 }
 
+/// What `policy` claims about starvation: whether it must admit the waiting sequence `a` before it admits `b`.
+fn must_go_first(policy: &str, a: &Sequence, b: &Sequence, now: f64) -> bool {
+    let (arrived, later) = (a.timing.arrival, b.timing.arrival);
+    let left = |seq: &Sequence| {
+        // Of the one that the step admitted, at most one token is new.
+        let all = seq.options.predicted_len.unwrap_or(seq.max_len - seq.prompt_len);
+        all.saturating_sub(seq.generated()).max(1) as f64
+    };
+    match policy {
+        "chunked" | "fcfs" | "running_first" | "no_evict" => a.id < b.id,
+        "sjf" | "srpt" => later > arrived + Sjf::SECONDS_PER_TOKEN * left(a),
+        "priority" => {
+            let levels = f64::from(a.options.priority - b.options.priority);
+            later > arrived + Priority::SECONDS_PER_LEVEL * levels
+        }
+        "mlfq" => {
+            let levels = f64::from(Mlfq::level(a.prompt_len, a.generated()));
+            later > arrived + Mlfq::SECONDS_PER_LEVEL * levels
+        }
+        "vtc" => a.options.tenant == b.options.tenant && a.id < b.id,
+        "prefix_aware" => a.id < b.id && now - arrived >= PrefixAware::PATIENCE,
+        "deadline" => {
+            let due = |seq: &Sequence| {
+                let default = seq.timing.arrival + Deadline::DEFAULT;
+                seq.options.deadline.unwrap_or(default) - Deadline::SECONDS_PER_TOKEN * left(seq)
+            };
+            due(b) > due(a) + 1.001 * Deadline::SECONDS_PER_TOKEN
+        }
+        other => panic!("what does {other} claim?"),
+    }
+}
+
 /// An engine under test and what must come of it.
 struct Trial {
     setup: Setup,
@@ -94,21 +139,29 @@ struct Trial {
 
 impl Trial {
     fn new(setup: Setup, policy: &'static str) -> Self {
-        let (engine, fake) = setup.engine(policies::by_name(policy).unwrap());
+        let (mut engine, fake) = setup.engine(policies::all().make(policy).unwrap());
+        engine.set_clock(Clock::Virtual(0.0));
+        fake.state().seconds = 0.5;
         let (open, requests) = (HashMap::new(), Vec::new());
         Self { setup, engine, fake, policy, open, requests, plain: true, prompts: 0, outputs: 0 }
     }
 
-    fn add(&mut self, shared: usize, family: u32, own: usize, params: &SamplingParams, salt: u64) {
+    fn add(
+        &mut self,
+        shared: usize,
+        family: u32,
+        own: usize,
+        params: &SamplingParams,
+        options: &RequestOptions,
+    ) {
         // Few distinct tokens, so that equal blocks also follow different prefixes.
         let mut prompt: Vec<u32> = (0..shared as u32).map(|i| (i / 3 + family) % 3).collect();
         prompt.extend((0..own).map(|i| (self.requests.len() + i) as u32 % VOCAB));
         let most = (prompt.len() + params.max_tokens).min(self.setup.max_model_len).max(1) - 1;
         let fits = most.div_ceil(self.setup.block_size) <= self.setup.num_blocks;
         let good = !prompt.is_empty() && prompt.len() < self.setup.max_model_len && fits;
-        let (before, options) =
-            (self.engine.num_unfinished(), RequestOptions { cache_salt: salt, ..Default::default() });
-        match self.engine.add_request(&prompt, params.clone(), options) {
+        let before = self.engine.num_unfinished();
+        match self.engine.add_request(&prompt, params.clone(), options.clone()) {
             Ok(request) => {
                 assert!(good, "admitted {} tokens to {:?}", prompt.len(), self.setup);
                 assert_eq!(self.engine.num_unfinished(), before + params.n);
@@ -129,6 +182,7 @@ impl Trial {
         let waiting: Vec<_> = self.engine.waiting().collect();
         let oldest = self.engine.running().iter().chain(&waiting).min().copied();
         let was_running = oldest.is_some_and(|id| self.engine.running().contains(&id));
+        let now = self.engine.now();
         let failing = self.fake.state().fail;
         let computed = self.fake.state().computed;
         let events = match self.engine.step() {
@@ -152,6 +206,17 @@ impl Trial {
             assert!(runs || !was_running || waits, "the oldest does not progress");
             if let Some(seq) = self.engine.seq(oldest) {
                 assert!(!was_running || seq.status != Status::Waiting, "the oldest was preempted");
+            }
+        }
+        if self.policy == "no_evict" {
+            assert_eq!(self.engine.stats().preemptions, 0);
+        }
+        let admitted = items.iter().map(|item| item.id).filter(|id| waiting.contains(id));
+        for admitted in admitted.filter_map(|id| self.engine.seq(id)) {
+            let passed = waiting.iter().filter_map(|&id| self.engine.seq(id));
+            for passed in passed.filter(|seq| seq.status == Status::Waiting) {
+                let wrong = must_go_first(self.policy, passed, admitted, now);
+                assert!(!wrong, "{:?} is admitted before {:?}", admitted.id, passed.id);
             }
         }
         for event in events {
@@ -191,8 +256,8 @@ impl Trial {
     fn run(mut self, ops: &[Op]) -> Stats {
         for op in ops {
             match op {
-                Op::Add { shared, family, own, params, salt } => {
-                    self.add(*shared, *family, *own, params, *salt)
+                Op::Add { shared, family, own, params, options } => {
+                    self.add(*shared, *family, *own, params, options)
                 }
                 Op::Steps(count) => (0..*count).for_each(|_| self.step()),
                 Op::Fail => self.fake.state().fail = true,
@@ -240,8 +305,8 @@ fn traces(policy: &'static str) {
     });
     // The traces must be hard enough to mean something: on average each preempts and each hits.
     for (what, count) in [("preemptions", preemptions), ("recomputed", recomputed), ("hits", hits)] {
-        let count = count.into_inner();
-        assert!(count > CASES as usize, "only {count} {what} in {CASES} traces");
+        let (count, none) = (count.into_inner(), policy == "no_evict" && what != "hits");
+        assert!(none || count > CASES as usize, "only {count} {what} in {CASES} traces");
     }
 }
 
@@ -253,4 +318,55 @@ fn random_traces_with_chunked() {
 #[test]
 fn random_traces_with_fcfs() {
     traces("fcfs");
+}
+
+#[test]
+fn random_traces_with_running_first() {
+    traces("running_first");
+}
+
+#[test]
+fn random_traces_with_sjf() {
+    traces("sjf");
+}
+
+#[test]
+fn random_traces_with_srpt() {
+    traces("srpt");
+}
+
+#[test]
+fn random_traces_with_priority() {
+    traces("priority");
+}
+
+#[test]
+fn random_traces_with_mlfq() {
+    traces("mlfq");
+}
+
+#[test]
+fn random_traces_with_vtc() {
+    traces("vtc");
+}
+
+#[test]
+fn random_traces_with_prefix_aware() {
+    traces("prefix_aware");
+}
+
+#[test]
+fn random_traces_with_deadline() {
+    traces("deadline");
+}
+
+#[test]
+fn random_traces_with_no_evict() {
+    traces("no_evict");
+}
+
+#[test]
+fn every_policy_has_its_traces() {
+    let tested = "chunked fcfs running_first sjf srpt priority mlfq vtc prefix_aware deadline no_evict";
+    assert_eq!(policies::all().names().collect::<Vec<_>>().join(" "), tested);
 }

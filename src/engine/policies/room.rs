@@ -1,4 +1,4 @@
-//! What policies by arrival have in common: keeping count of tokens and blocks, and preempting the youngest.
+//! What policies have in common: keeping count of tokens and blocks, and preempting from the end of an order.
 
 use crate::engine::{
     scheduler::{Budget, Plan, View},
@@ -8,28 +8,37 @@ use crate::engine::{
 /// What is left of a step's tokens and blocks while its plan is written.
 #[derive(Debug)]
 pub struct Room<'a> {
-    view: &'a View<'a>,
-    tokens: usize,
-    free_blocks: usize,
-    seqs: usize,
+    pub(crate) view: &'a View<'a>,
+    /// All running sequences, the first to be preempted last.
+    pub(crate) order: &'a [SeqId],
+    pub(crate) tokens: usize,
+    pub(crate) free_blocks: usize,
+    pub(crate) seqs: usize,
     /// Running sequences from this index on are preempted.
-    kept: usize,
+    pub(crate) kept: usize,
+    /// Whether a sequence was admitted that has hits, perhaps in blocks of running ones.
+    pub(crate) shares: bool,
 }
 
 impl<'a> Room<'a> {
-    /// All of the budget and the free blocks.
+    /// All of the budget and the free blocks; the oldest sequences go first and the youngest are preempted.
     pub fn new(view: &'a View<'a>, budget: Budget) -> Self {
-        let (kept, free_blocks) = (view.running().len(), view.free_blocks());
-        Self { view, tokens: budget.tokens, free_blocks, seqs: budget.seqs.saturating_sub(kept), kept }
+        Self::in_order(view, view.running(), budget)
     }
 
-    /// Runs those running sequences whose remaining tokens `pick` accepts, oldest first, as far as tokens reach. One
-    /// that lacks a block takes it from the youngest; the youngest itself waits. Returns whether it passed over any.
-    pub fn go_on(&mut self, plan: &mut Plan, pick: impl Fn(usize) -> bool) -> bool {
-        let running = self.view.running();
+    /// As [`Self::new`], in another order of all running sequences. If [`View::oldest`] runs, it must be the first.
+    pub fn in_order(view: &'a View<'a>, order: &'a [SeqId], budget: Budget) -> Self {
+        let (kept, free_blocks) = (order.len(), view.free_blocks());
+        let seqs = budget.seqs.saturating_sub(kept);
+        Self { view, order, tokens: budget.tokens, free_blocks, seqs, kept, shares: false }
+    }
+
+    /// Runs those running sequences whose remaining tokens `pick` accepts, in order, as far as tokens reach. One that
+    /// lacks a block takes it from the last; the last itself waits. Returns whether it passed over any.
+    pub fn go_on(&mut self, plan: &mut Plan, mut pick: impl FnMut(usize) -> bool) -> bool {
         let (mut index, mut passed) = (0, false);
         while index < self.kept && self.tokens > 0 {
-            let id = running[index];
+            let id = self.order[index];
             index += 1;
             if !pick(self.view.seq(id).remaining()) {
                 passed = true;
@@ -38,7 +47,7 @@ impl<'a> Room<'a> {
             let need = self.view.need(id);
             let mut fit = need.fit(self.free_blocks);
             while fit == 0 && self.kept > index {
-                self.preempt_youngest(plan);
+                self.preempt_last(plan);
                 fit = need.fit(self.free_blocks);
             }
             let tokens = fit.min(self.tokens);
@@ -64,7 +73,7 @@ impl<'a> Room<'a> {
             return;
         }
         for id in order {
-            if self.tokens == 0 || self.seqs == 0 {
+            if self.is_full() {
                 break;
             }
             let need = self.view.need(id);
@@ -73,16 +82,27 @@ impl<'a> Room<'a> {
             if !fits || !pick(tokens == need.remaining, plan.run.is_empty()) {
                 break;
             }
-            self.free_blocks -= need.blocks(tokens);
-            self.tokens -= tokens;
-            self.seqs -= 1;
-            plan.run.push((id, tokens));
+            self.shares |= need.start > 0;
+            self.take(plan, id, tokens, need.blocks(tokens));
         }
     }
 
-    fn preempt_youngest(&mut self, plan: &mut Plan) {
+    /// Whether nobody can be admitted for want of tokens or of places among the running.
+    pub fn is_full(&self) -> bool {
+        self.tokens == 0 || self.seqs == 0
+    }
+
+    pub(crate) fn take(&mut self, plan: &mut Plan, id: SeqId, tokens: usize, blocks: usize) {
+        self.free_blocks -= blocks;
+        self.tokens -= tokens;
+        self.seqs -= 1;
+        plan.run.push((id, tokens));
+    }
+
+    pub(crate) fn preempt_last(&mut self, plan: &mut Plan) {
         self.kept -= 1;
-        let victim = self.view.running()[self.kept];
+        self.seqs += 1;
+        let victim = self.order[self.kept];
         // It may already be in the plan, if others go before it for another reason than age.
         if let Some(at) = plan.run.iter().rposition(|&(id, _)| id == victim) {
             let (_, tokens) = plan.run.remove(at);

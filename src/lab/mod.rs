@@ -1,0 +1,3 @@
+//! What a researcher runs on top of the engine.
+
+pub mod policies;
