@@ -40,7 +40,7 @@ pub struct AttentionArgs<'a, D: Device> {
     pub kv_len: View<'a, D>,
     /// The same lengths on the host, `seqs` of them.
     pub lens: &'a [SeqLen],
-    /// Factor of the scores, usually `head_dim^-0.5`.
+    /// Factor of the scores, positive; usually `head_dim^-0.5`.
     pub scale: f32,
     /// Sliding window in tokens, the query's own included.
     pub window: Option<usize>,
@@ -132,7 +132,9 @@ impl Op for Attention {
                 (l.kv.to_string(), format!("at most {} blocks of {}", table[1], cache[1]))
             })?;
         }
-        argument(op, a.scale.is_finite(), "scale", || (a.scale.to_string(), "finite".into()))?;
+        // Kernels take maxima before the factor.
+        let scale = a.scale.is_finite() && a.scale > 0.0;
+        argument(op, scale, "scale", || (a.scale.to_string(), "finite and positive".into()))?;
         argument(op, a.window != Some(0), "window", || ("0".into(), "at least 1".into()))?;
         argument(op, a.softcap.is_none_or(|c| c > 0.0), "softcap", || {
             (format!("{:?}", a.softcap), "positive".into())

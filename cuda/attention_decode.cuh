@@ -1,0 +1,373 @@
+// Decode attention: one query a sequence, bound by the bytes of K and V. Splits of a fixed number of keys are computed
+// independently and joined in a fixed order, so a sequence's result depends neither on the batch nor on timing.
+#pragma once
+#include "attention.cuh"
+
+constexpr u32 DECODE_WARPS = 4;
+constexpr u32 DECODE_THREADS = DECODE_WARPS * WARP;
+
+// Keys [begin, end) of a sequence, for `HEADS` query heads from `head` on, that share `kv_head`.
+struct Split {
+    u32 seq, token, kv_head, head, heads, split, begin, end;
+    bool only;  // the sequence's only split: its result is final
+};
+
+// Splits of a sequence: those that its last position sees. Sequences with more than one query are for `flash`.
+struct SplitCount {
+    const Batch& b;
+    __device__ __forceinline__ u32 operator()(u32 seq) const {
+        const u32 kv_len = b.kv_len[seq];
+        if (b.q_start[seq + 1] - b.q_start[seq] != 1 || kv_len == 0) return 0;
+        return ceil_div(kv_len, b.split) - first_key(b, kv_len - 1) / b.split;
+    }
+};
+
+// Calls `body(split)` for every `stride`-th split of the batch from the `first` on, for all threads of the block.
+// PASS: query heads that one pass over K and V serves.
+template <u32 PASS, class Body>
+__device__ __forceinline__ void for_each_split(const Batch& b, u32 first, u32 stride, Body body) {
+    constexpr u32 PASSES = ceil_div(u32(GROUP), PASS);
+    WorkList<SplitCount> list(b.seqs, SplitCount{b});
+    const u32 per_split = b.kv_heads * PASSES;
+    u32 seq, part;
+    for (u32 i = first; list.find(i / per_split, seq, part); i += stride) {
+        const u32 kv_len = b.kv_len[seq], oldest = first_key(b, kv_len - 1);
+        const u32 kv_head = i % per_split / PASSES, pass = i % PASSES * PASS;
+        Split s;
+        s.seq = seq;
+        s.token = b.q_start[seq] - b.q_start[0];
+        s.kv_head = kv_head;
+        s.head = kv_head * GROUP + pass;
+        s.heads = min(PASS, GROUP - pass);
+        s.split = oldest / b.split + part;
+        s.begin = max(oldest, s.split * b.split);
+        s.end = min(kv_len, (s.split + 1) * b.split);
+        s.only = s.begin == oldest && s.end == kv_len;
+        body(s);
+    }
+}
+
+// Joins the softmax states of a block's `streams` and stores them: to `out` if final, else to `partial`.
+// values: [streams, PASS, HEAD_DIM]; stats: [streams, PASS] maximum (log2) and sum.
+template <u32 STREAMS, u32 PASS>
+__device__ __forceinline__ void store_split(const Batch& b, const Split& s, const float* values, const float2* stats) {
+    const u32 heads = b.kv_heads * GROUP;
+    const u64 slot = (u64(s.seq) * b.max_splits + s.split) * heads + s.head;
+    for (u32 i = threadIdx.x; i < s.heads * HEAD_DIM; i += DECODE_THREADS) {
+        const u32 head = i / HEAD_DIM;
+        float top = -INFINITY, sum = 0.0f, value = 0.0f;
+#pragma unroll
+        for (u32 k = 0; k < STREAMS; k++) top = fmaxf(top, stats[k * PASS + head].x);
+#pragma unroll
+        for (u32 k = 0; k < STREAMS; k++) {
+            const float2 stat = stats[k * PASS + head];
+            const float weight = exp2_fast(stat.x - top);
+            sum += weight * stat.y;
+            value += weight * values[k * PASS * HEAD_DIM + i];
+        }
+        if (s.only) {
+            b.out[(u64(s.token) * heads + s.head) * HEAD_DIM + i] = from_f32<T>(value / sum);
+        } else {
+            b.partial[slot * HEAD_DIM + i] = value;
+            if (i % HEAD_DIM == 0) b.partial_stats[slot + head] = make_float2(top, sum);
+        }
+    }
+}
+
+// Joins the splits of every decoding sequence that has more than one, first to last. Grid: (ceil(heads * HEAD_DIM / 4 /
+// 128), seqs); a thread makes four values.
+__device__ __forceinline__ void combine(const Batch& b) {
+    const u32 seq = blockIdx.y, heads = b.kv_heads * GROUP;
+    const u32 i = (blockIdx.x * blockDim.x + threadIdx.x) * 4, head = i / HEAD_DIM;
+    const u32 splits = SplitCount{b}(seq);
+    if (splits < 2 || head >= heads) return;
+    const u32 oldest = first_key(b, b.kv_len[seq] - 1);
+    const u64 slot = (u64(seq) * b.max_splits + oldest / b.split) * heads;
+    const float2* stats = b.partial_stats + slot + head;
+    const float* values = b.partial + slot * HEAD_DIM + i;
+    float top = -INFINITY, sum = 0.0f;
+    float4 total = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll 4
+    for (u32 k = 0; k < splits; k++) top = fmaxf(top, stats[u64(k) * heads].x);
+#pragma unroll 4
+    for (u32 k = 0; k < splits; k++) {
+        const float2 stat = stats[u64(k) * heads];
+        const float4 value = *reinterpret_cast<const float4*>(values + u64(k) * heads * HEAD_DIM);
+        const float weight = exp2_fast(stat.x - top);
+        sum += weight * stat.y;
+        total.x += weight * value.x;
+        total.y += weight * value.y;
+        total.z += weight * value.z;
+        total.w += weight * value.w;
+    }
+    const float inverse = 1.0f / sum;
+    const u64 token = b.q_start[seq] - b.q_start[0];
+    T* out = b.out + token * heads * HEAD_DIM + i;
+    *reinterpret_cast<uint2*>(out) =
+        make_uint2(pack<T>(total.x * inverse, total.y * inverse), pack<T>(total.z * inverse, total.w * inverse));
+}
+
+// ---- split_kv: CUDA cores ----
+
+// A row of K or V is read by LANES lanes, 16 bytes each; a warp reads ROWS rows at once, and U times that in a step. A
+// step's tokens lie in one cache block.
+constexpr u32 CHUNKS = HEAD_DIM / 8;
+constexpr u32 SPLIT_LANES = CHUNKS <= 8 ? 8 : CHUNKS <= 16 ? 16 : 32;
+constexpr u32 SPLIT_ROWS = WARP / SPLIT_LANES;
+constexpr u32 SPLIT_U = 4;
+constexpr u32 SPLIT_STEP = SPLIT_ROWS * SPLIT_U;
+constexpr u32 SPLIT_PASS = GROUP < 4 ? GROUP : 4;
+#ifndef SPLIT_STAGES
+#define SPLIT_STAGES 4
+#endif
+constexpr u32 SPLIT_STREAMS = DECODE_WARPS * SPLIT_ROWS;
+
+__device__ __forceinline__ void split_kv(const Batch& b, u8* shared) {
+    const u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const u32 chunk = lane % SPLIT_LANES, row = lane / SPLIT_LANES;
+    const Scores scores(b);
+    // A queue of steps in shared memory. Every lane reads back only what it copied itself, so no barrier is needed.
+    using Slot = Vec<T>;
+    Slot* queue = reinterpret_cast<Slot*>(shared) + warp * SPLIT_STAGES * 2 * SPLIT_U * WARP + lane;
+    float* values = reinterpret_cast<float*>(shared);
+    float2* stats = reinterpret_cast<float2*>(values + SPLIT_STREAMS * SPLIT_PASS * HEAD_DIM);
+
+    for_each_split<SPLIT_PASS>(b, blockIdx.x, gridDim.x, [&](const Split& s) {
+        const auto issue = [&](u32 step, u32 stage) {
+            const u32 token = step * SPLIT_STEP;
+            if (token < s.end) {
+                const u64 base = row_offset(b, blocks_of(b, s.seq), token, s.kv_head);
+#pragma unroll
+                for (u32 u = 0; u < SPLIT_U; u++) {
+                    const u32 r = u * SPLIT_ROWS + row;
+                    const bool valid = token + r >= s.begin && token + r < s.end && chunk < CHUNKS;
+                    const u64 at = base + (r * b.kv_heads * HEAD_DIM + (chunk < CHUNKS ? chunk * 8 : 0));
+                    Slot* slot = queue + (stage * 2 * SPLIT_U + u) * WARP;
+                    cp_async_16(slot, b.k_cache + at, valid);
+                    cp_async_16(slot + SPLIT_U * WARP, b.v_cache + at, valid);
+                }
+            }
+            cp_async_commit();
+        };
+
+        float q[SPLIT_PASS][8], total[SPLIT_PASS][8], top[SPLIT_PASS], sum[SPLIT_PASS];
+#pragma unroll
+        for (u32 h = 0; h < SPLIT_PASS; h++) {
+            Slot v = {};
+            if (h < s.heads && chunk < CHUNKS)
+                v = load_vec(b.q + u64(s.token) * b.q_stride + (s.head + h) * HEAD_DIM + chunk * 8);
+            top[h] = -INFINITY;
+            sum[h] = 0.0f;
+#pragma unroll
+            for (u32 i = 0; i < 8; i++) {
+                q[h][i] = to_f32(v.at[i]);
+                total[h][i] = 0.0f;
+            }
+        }
+        u32 step = s.begin / SPLIT_STEP + warp;
+#pragma unroll
+        for (u32 i = 0; i < SPLIT_STAGES - 1; i++) issue(step + i * DECODE_WARPS, i);
+        u32 stage = 0;
+        for (; step * SPLIT_STEP < s.end; step += DECODE_WARPS) {
+            cp_async_wait<SPLIT_STAGES - 2>();
+            issue(step + (SPLIT_STAGES - 1) * DECODE_WARPS, (stage + SPLIT_STAGES - 1) % SPLIT_STAGES);
+            const Slot* slot = queue + stage * 2 * SPLIT_U * WARP;
+            float p[SPLIT_U][SPLIT_PASS];
+#pragma unroll
+            for (u32 u = 0; u < SPLIT_U; u++) {
+                const Slot k = slot[u * WARP];
+                const u32 token = step * SPLIT_STEP + u * SPLIT_ROWS + row;
+#pragma unroll
+                for (u32 h = 0; h < SPLIT_PASS; h++) {
+                    float dot = 0.0f;
+#pragma unroll
+                    for (u32 i = 0; i < 8; i++) dot += q[h][i] * to_f32(k.at[i]);
+#pragma unroll
+                    for (u32 d = SPLIT_LANES / 2; d > 0; d /= 2) dot += __shfl_xor_sync(ALL_LANES, dot, d);
+                    const bool seen = token >= s.begin && token < s.end;
+                    p[u][h] = seen ? scores.capped(dot) * scores.out : -INFINITY;
+                }
+            }
+#pragma unroll
+            for (u32 h = 0; h < SPLIT_PASS; h++) {
+                float peak = top[h];
+#pragma unroll
+                for (u32 u = 0; u < SPLIT_U; u++) peak = fmaxf(peak, p[u][h]);
+                const float base = peak == -INFINITY ? 0.0f : peak;
+                const float keep = exp2_fast(top[h] - base);
+                top[h] = peak;
+                sum[h] *= keep;
+#pragma unroll
+                for (u32 i = 0; i < 8; i++) total[h][i] *= keep;
+#pragma unroll
+                for (u32 u = 0; u < SPLIT_U; u++) {
+                    p[u][h] = exp2_fast(p[u][h] - base);
+                    sum[h] += p[u][h];
+                }
+            }
+#pragma unroll
+            for (u32 u = 0; u < SPLIT_U; u++) {
+                const Slot v = slot[(SPLIT_U + u) * WARP];
+#pragma unroll
+                for (u32 i = 0; i < 8; i++) {
+                    const float x = to_f32(v.at[i]);
+#pragma unroll
+                    for (u32 h = 0; h < SPLIT_PASS; h++) total[h][i] += p[u][h] * x;
+                }
+            }
+            stage = stage + 1 == SPLIT_STAGES ? 0 : stage + 1;
+        }
+        cp_async_wait<0>();
+        __syncthreads();
+        const u32 stream = warp * SPLIT_ROWS + row;
+#pragma unroll
+        for (u32 h = 0; h < SPLIT_PASS; h++) {
+            float* at = values + (stream * SPLIT_PASS + h) * HEAD_DIM + chunk * 8;
+            if (chunk < CHUNKS) {
+                *reinterpret_cast<float4*>(at) = make_float4(total[h][0], total[h][1], total[h][2], total[h][3]);
+                *reinterpret_cast<float4*>(at + 4) = make_float4(total[h][4], total[h][5], total[h][6], total[h][7]);
+            }
+            if (chunk == 0) stats[stream * SPLIT_PASS + h] = make_float2(top[h], sum[h]);
+        }
+        __syncthreads();
+        store_split<SPLIT_STREAMS, SPLIT_PASS>(b, s, values, stats);
+        __syncthreads();
+    });
+}
+
+// ---- gqa_packed: tensor cores ----
+
+// The heads of a group are the rows of one 16-row tile. A warp's step is 16 keys: one tile, in one cache block.
+constexpr u32 PACKED_PASS = GROUP < 16 ? GROUP : 16;
+constexpr bool PACKED_TALL = PACKED_PASS > 8;  // else rows 8-15 of the tile are zero
+#ifndef PACKED_STAGES
+#define PACKED_STAGES (HEAD_DIM > 128 ? 2 : 3)
+#endif
+constexpr u32 PACKED_TILE = 16 * PITCH;
+
+__device__ __forceinline__ void gqa_packed(const Batch& b, u8* shared, u32 first, u32 stride) {
+    const u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const Scores scores(b);
+    // A queue of steps for each warp alone: K, then V.
+    T* queue = reinterpret_cast<T*>(shared) + warp * PACKED_STAGES * 2 * PACKED_TILE;
+    float* values = reinterpret_cast<float*>(shared);
+    float2* stats = reinterpret_cast<float2*>(values + DECODE_WARPS * PACKED_PASS * HEAD_DIM);
+
+    for_each_split<PACKED_PASS>(b, first, stride, [&](const Split& s) {
+        const auto issue = [&](u32 step, u32 stage) {
+            const u32 token = step * 16;
+            if (token < s.end) {
+                const u64 base = row_offset(b, blocks_of(b, s.seq), token, s.kv_head);
+                T* k = queue + stage * 2 * PACKED_TILE;
+#pragma unroll
+                for (u32 i = lane; i < 16 * CHUNKS; i += WARP) {
+                    const u32 r = i / CHUNKS, chunk = i % CHUNKS;
+                    const bool valid = token + r >= s.begin && token + r < s.end;
+                    const u64 at = base + (r * b.kv_heads * HEAD_DIM + chunk * 8);
+                    cp_async_16(k + r * PITCH + chunk * 8, b.k_cache + at, valid);
+                    cp_async_16(k + PACKED_TILE + r * PITCH + chunk * 8, b.v_cache + at, valid);
+                }
+            }
+            cp_async_commit();
+        };
+        u32 step = s.begin / 16 + warp;
+#pragma unroll
+        for (u32 i = 0; i < PACKED_STAGES - 1; i++) issue(step + i * DECODE_WARPS, i);
+
+        // Q as A operands: lane l holds columns 2 (l % 4) and the next, and those 8 further, of rows l / 4 and l / 4 + 8.
+        u32 q[HEAD_DIM / 16][4];
+#pragma unroll
+        for (u32 k = 0; k < HEAD_DIM / 16; k++) {
+#pragma unroll
+            for (u32 r = 0; r < 4; r++) {
+                const u32 head = lane / 4 + r % 2 * 8;
+                q[k][r] = 0;
+                if (head < s.heads && (PACKED_TALL || r % 2 == 0))
+                    q[k][r] = *reinterpret_cast<const u32*>(b.q + u64(s.token) * b.q_stride + (s.head + head) * HEAD_DIM +
+                                                            k * 16 + r / 2 * 8 + lane % 4 * 2);
+            }
+        }
+        float total[HEAD_DIM / 8][4] = {};
+        float top[2] = {-INFINITY, -INFINITY}, sum[2] = {};
+        u32 stage = 0;
+        for (; step * 16 < s.end; step += DECODE_WARPS) {
+            cp_async_wait<PACKED_STAGES - 2>();
+            __syncwarp();
+            issue(step + (PACKED_STAGES - 1) * DECODE_WARPS, (stage + PACKED_STAGES - 1) % PACKED_STAGES);
+            const T* k_tile = queue + stage * 2 * PACKED_TILE;
+            float p[2][4] = {};
+            const T* k_row = fragment_row_b(k_tile);
+#pragma unroll
+            for (u32 k = 0; k < HEAD_DIM / 16; k++) {
+                u32 keys[4];
+                ldmatrix_x4(keys, k_row + k * 16);
+                mma_16x8x16<T>(p[0], q[k], keys[0], keys[1]);
+                mma_16x8x16<T>(p[1], q[k], keys[2], keys[3]);
+            }
+#pragma unroll
+            for (u32 n = 0; n < 2; n++) {
+#pragma unroll
+                for (u32 e = 0; e < 4; e++) {
+                    const u32 token = step * 16 + n * 8 + lane % 4 * 2 + e % 2;
+                    p[n][e] = token >= s.begin && token < s.end ? scores.capped(p[n][e]) * scores.out : -INFINITY;
+                }
+            }
+#pragma unroll
+            for (u32 half = 0; half < (PACKED_TALL ? 2 : 1); half++) {
+                float peak = fmaxf(fmaxf(p[0][2 * half], p[0][2 * half + 1]), fmaxf(p[1][2 * half], p[1][2 * half + 1]));
+                peak = fmaxf(peak, __shfl_xor_sync(ALL_LANES, peak, 1));
+                peak = fmaxf(peak, __shfl_xor_sync(ALL_LANES, peak, 2));
+                peak = fmaxf(peak, top[half]);  // finite: a step has a key in sight
+                const float keep = exp2_fast(top[half] - peak);
+                top[half] = peak;
+                sum[half] *= keep;
+#pragma unroll
+                for (u32 n = 0; n < HEAD_DIM / 8; n++) {
+                    total[n][2 * half] *= keep;
+                    total[n][2 * half + 1] *= keep;
+                }
+#pragma unroll
+                for (u32 n = 0; n < 2; n++) {
+#pragma unroll
+                    for (u32 e = 2 * half; e < 2 * half + 2; e++) {
+                        p[n][e] = exp2_fast(p[n][e] - peak);
+                        sum[half] += p[n][e];
+                    }
+                }
+            }
+            u32 weights[4] = {pack<T>(p[0][0], p[0][1]), 0, pack<T>(p[1][0], p[1][1]), 0};
+            if (PACKED_TALL) {
+                weights[1] = pack<T>(p[0][2], p[0][3]);
+                weights[3] = pack<T>(p[1][2], p[1][3]);
+            }
+            const T* v_row = fragment_row(k_tile + PACKED_TILE);
+#pragma unroll
+            for (u32 n = 0; n < HEAD_DIM / 16; n++) {
+                u32 v[4];
+                ldmatrix_x4_trans(v, v_row + n * 16);
+                mma_16x8x16<T>(total[2 * n], weights, v[0], v[1]);
+                mma_16x8x16<T>(total[2 * n + 1], weights, v[2], v[3]);
+            }
+            __syncwarp();
+            stage = stage + 1 == PACKED_STAGES ? 0 : stage + 1;
+        }
+        cp_async_wait<0>();
+        __syncthreads();
+#pragma unroll
+        for (u32 half = 0; half < (PACKED_TALL ? 2 : 1); half++) {
+            const u32 head = lane / 4 + half * 8;
+            sum[half] += __shfl_xor_sync(ALL_LANES, sum[half], 1);
+            sum[half] += __shfl_xor_sync(ALL_LANES, sum[half], 2);
+            if (head < s.heads) {
+                float* at = values + (warp * PACKED_PASS + head) * HEAD_DIM + lane % 4 * 2;
+#pragma unroll
+                for (u32 n = 0; n < HEAD_DIM / 8; n++)
+                    *reinterpret_cast<float2*>(at + n * 8) = make_float2(total[n][2 * half], total[n][2 * half + 1]);
+                if (lane % 4 == 0) stats[warp * PACKED_PASS + head] = make_float2(top[half], sum[half]);
+            }
+        }
+        __syncthreads();
+        store_split<DECODE_WARPS, PACKED_PASS>(b, s, values, stats);
+        __syncthreads();
+    });
+}
