@@ -10,7 +10,7 @@
 //! 6. [`engine`]: sequences, KV blocks, scheduling, the step loop, the model runner
 //! 7. [`open`]: from a configuration to a model on a device
 //! 8. [`llm`]: text in, text out
-//! 9. [`lab`]: what a researcher runs on top
+//! 9. [`lab`]: what a researcher runs on top: check kernels, compare, simulate, report
 
 pub mod config;
 pub mod device;

@@ -53,18 +53,44 @@ pub fn files(config: &EngineConfig) -> Result<ModelFiles> {
     }
 }
 
+/// Something to do on a device with its kernels, whichever it is.
+pub trait OnDevice {
+    /// What comes of it.
+    type Out;
+    /// Does it.
+    ///
+    /// # Errors
+    /// Its own.
+    fn run<D: Device>(self, dev: &D, registry: &Registry<D>) -> Result<Self::Out>;
+}
+
+/// Does `work` on `config.device` with all kernels of this crate.
+///
+/// # Errors
+/// [`Error::Config`] or [`Error::UnknownName`] for a device that does not exist, and the work's own.
+pub fn on_device<W: OnDevice>(config: &EngineConfig, work: W) -> Result<W::Out> {
+    match config.device.as_str() {
+        "cpu" if config.tensor_parallel_size > 1 => {
+            Err(Error::config("tensor_parallel_size", config.tensor_parallel_size, "1 on the cpu"))
+        }
+        "cpu" => work.run(&Cpu::new(config.threads), &Registry::cpu()),
+        other => Err(Error::UnknownName { kind: "device".into(), name: other.into(), known: "cpu".into() }),
+    }
+}
+
 /// Puts the model on `config.device` with the kernels that `config.kernels` names.
 ///
 /// # Errors
 /// [`Error::Config`] or [`Error::UnknownName`] for a choice that does not exist, and what [`Runner::new`] reports.
 pub fn runner(config: &EngineConfig, files: &ModelFiles) -> Result<Box<dyn ModelRunner>> {
-    match config.device.as_str() {
-        "cpu" if config.tensor_parallel_size > 1 => {
-            Err(Error::config("tensor_parallel_size", config.tensor_parallel_size, "1 on the cpu"))
+    struct Open<'a>(&'a EngineConfig, &'a ModelFiles);
+    impl OnDevice for Open<'_> {
+        type Out = Box<dyn ModelRunner>;
+        fn run<D: Device>(self, dev: &D, registry: &Registry<D>) -> Result<Self::Out> {
+            runner_on(dev, registry, self.0, self.1)
         }
-        "cpu" => runner_on(&Cpu::new(config.threads), &Registry::cpu(), config, files),
-        other => Err(unknown_device(other)),
     }
+    on_device(config, Open(config, files))
 }
 
 /// As [`runner`], on a device and with kernels of the caller's: the way in for experiments.
@@ -94,15 +120,12 @@ pub fn runner_on<D: Device>(
 /// # Errors
 /// As [`runner`], without a model.
 pub fn kernel_table(config: &EngineConfig) -> Result<Vec<Row>> {
-    match config.device.as_str() {
-        "cpu" => {
-            let registry = Registry::cpu();
-            Ok(registry.rows(&registry.select(&config.kernels)?))
+    struct List<'a>(&'a EngineConfig);
+    impl OnDevice for List<'_> {
+        type Out = Vec<Row>;
+        fn run<D: Device>(self, _: &D, registry: &Registry<D>) -> Result<Vec<Row>> {
+            Ok(registry.rows(&registry.select(&self.0.kernels)?))
         }
-        other => Err(unknown_device(other)),
     }
-}
-
-fn unknown_device(name: &str) -> Error {
-    Error::UnknownName { kind: "device".into(), name: name.into(), known: "cpu".into() }
+    on_device(config, List(config))
 }

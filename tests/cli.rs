@@ -264,11 +264,29 @@ fn kernels_lists_every_operation_and_what_is_chosen() {
 }
 
 #[test]
+fn check_tells_each_kernels_verdict() {
+    let cli = Cli::new();
+    let (json, _) = cli.ok(&["check", "sample", "--cases", "3", "--json"]);
+    let reports: Vec<Value> = serde_json::from_str(&json).unwrap();
+    let names: Vec<&str> = reports.iter().map(|r| r["kernel"].as_str().unwrap()).collect();
+    assert_eq!(names, ["histogram", "gumbel", "greedy", "reference"]);
+    assert!(reports.iter().all(|r| r["op"] == "sample" && r["verdict"] == "PASSED"), "{json}");
+    assert!(reports[2]["unsupported"].as_u64().unwrap() > 0, "greedy draws nothing: {json}");
+
+    let case = r#"{"dtype":"bf16","rows":7,"dim":33,"eps":1e-6,"offset":0.0,"seed":1}"#;
+    let (text, _) = cli.ok(&["check", "rms_norm/simd", "--case", case]);
+    assert!(text.starts_with("PASSED") && text.contains(" 1 cases"), "{text}");
+}
+
+#[test]
 fn what_does_not_exist_is_named_in_one_line() {
     let cli = Cli::new();
     for (args, names) in [
         (&["generate", "x", "--kernel", "attention.decode=fast"][..], ["attention.decode", "\"fast\""]),
         (&["kernels", "--kernel", "attention.decod=reference"], ["kernel slot", "attention.decode"]),
+        (&["check", "attentoin"], ["operation \"attentoin\"", "attention"]),
+        (&["check", "attention/fast"], ["kernel for attention", "tiled"]),
+        (&["check", "rms_norm/simd", "--case", "{}"], ["not a case of rms_norm", "dtype"]),
         (&["generate", "x", "--scheduler", "magic"], ["magic", "chunked, fcfs"]),
         (&["generate", "x", "--device", "tpu"], ["device \"tpu\"", "cpu"]),
         (&["generate", "x", "--model", "/no/such/folder"], ["/no/such/folder", "ORG/NAME"]),

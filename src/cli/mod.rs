@@ -2,6 +2,7 @@
 
 mod bench;
 mod chat;
+mod check;
 mod doctor;
 mod generate;
 mod kernels;
@@ -29,6 +30,7 @@ enum Command {
     Chat(chat::Args),
     Score(score::Args),
     Kernels(kernels::Args),
+    Check(check::Args),
     Bench(bench::Args),
     Doctor(doctor::Args),
 }
@@ -44,6 +46,7 @@ impl Cli {
             Command::Chat(args) => chat::run(args),
             Command::Score(args) => score::run(args),
             Command::Kernels(args) => kernels::run(args),
+            Command::Check(args) => check::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Doctor(args) => doctor::run(args),
         }

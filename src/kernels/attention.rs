@@ -15,7 +15,7 @@ use crate::{
 pub struct Attention;
 
 /// A sequence's lengths in a batch, known to the host: they size grids and count work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SeqLen {
     /// New tokens (queries).
     pub q: usize,

@@ -1,3 +1,11 @@
-//! What a researcher runs on top of the engine.
+//! The lab: what a researcher runs on top of the engine. Nothing here knows a kernel by name.
+//!
+//! For kernels, in reading order: [`cases`] (what the lab knows of each operation), [`check`] (is a kernel right?).
+//! For schedulers: [`policies`].
 
+pub mod cases;
+pub mod check;
+mod draw;
+mod loaded;
 pub mod policies;
+mod shrink;

@@ -1,0 +1,208 @@
+//! `lathe check`: is a kernel right?
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use lathe::Error;
+use lathe::config::EngineConfig;
+use lathe::device::Device;
+use lathe::kernels::{Registry, Table};
+use lathe::lab::cases::{Cases, Visit, each_op};
+use lathe::lab::check::{self, Options, Report, Suite, Verdict};
+use lathe::open::{self, OnDevice};
+
+/// Check kernels against the oracle: fixed ragged cases, then random ones; the first failure is shrunk.
+///
+/// Each kernel runs in a process of its own, so that one that crashes or hangs costs the others nothing. The exit
+/// status is 1 if any fails.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Operation, or one kernel of it; all of them if not given
+    #[arg(value_name = "OP[/KERNEL]")]
+    target: Option<String>,
+    /// cpu or cuda
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// CPU threads [default: one for each core]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Random cases, after the fixed ones
+    #[arg(long, value_name = "N", default_value_t = Options::default().cases)]
+    cases: usize,
+    /// Of the random cases
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// Only this case, as a failure prints it; needs OP/KERNEL
+    #[arg(long, value_name = "JSON")]
+    case: Option<String>,
+    /// For one case, in seconds, compilation included
+    #[arg(long, value_name = "S", default_value_t = Options::default().timeout.as_secs_f64())]
+    timeout: f64,
+    /// Print a JSON list
+    #[arg(long)]
+    json: bool,
+    /// Check in this process, and print a JSON object a line
+    #[arg(long, hide = true)]
+    here: bool,
+}
+
+/// Prints the reports.
+///
+/// # Errors
+/// If there is no such operation, kernel or device, or a kernel fails.
+pub fn run(args: Args) -> Result<()> {
+    let mut config =
+        EngineConfig { device: args.device.clone(), threads: args.threads, ..EngineConfig::default() };
+    config.validate()?;
+    if args.here {
+        // Kernels that are not asked for must not be in the way of those that are.
+        config.kernels.clear();
+        return open::on_device(&config, Here(&args)).map_err(Into::into);
+    }
+    let names = names(&config, args.target.as_deref())?;
+    if args.case.is_some() && names.len() > 1 {
+        bail!("--case is one operation's: name the kernel too, as OP/KERNEL");
+    }
+    let mut reports = Vec::new();
+    for (op, kernel) in names {
+        let report = child(&args, op, kernel)?;
+        if !args.json {
+            print(&args, &report)?;
+        }
+        reports.push(report);
+    }
+    if args.json {
+        super::print_json(&reports)?;
+    }
+    let failed = reports.iter().filter(|r| !r.verdict.is_fine()).count();
+    if failed > 0 {
+        bail!("{failed} of {} kernels failed", reports.len());
+    }
+    Ok(())
+}
+
+/// The kernels that `target` names.
+fn names(config: &EngineConfig, target: Option<&str>) -> Result<Vec<(&'static str, &'static str)>> {
+    let rows = open::kernel_table(config)?;
+    let (op, kernel) = match target.map(|t| t.split_once('/').unwrap_or((t, ""))) {
+        Some((op, kernel)) => (Some(op), Some(kernel).filter(|k| !k.is_empty())),
+        None => (None, None),
+    };
+    let of_op: Vec<_> = rows.iter().filter(|r| op.is_none_or(|op| op == r.op)).collect();
+    let list = |names: Vec<&str>| {
+        let mut names = names;
+        names.dedup();
+        names.join(", ")
+    };
+    if of_op.is_empty() {
+        let known = list(rows.iter().map(|r| r.op).collect());
+        return Err(
+            Error::UnknownName { kind: "operation".into(), name: op.unwrap_or("").into(), known }.into()
+        );
+    }
+    let names: Vec<_> =
+        of_op.iter().filter(|r| kernel.is_none_or(|k| k == r.kernel)).map(|r| (r.op, r.kernel)).collect();
+    if names.is_empty() {
+        let kind = format!("kernel for {}", op.unwrap_or(""));
+        let known = list(of_op.iter().map(|r| r.kernel).collect());
+        return Err(Error::UnknownName { kind, name: kernel.unwrap_or("").into(), known }.into());
+    }
+    Ok(names)
+}
+
+/// Checks one kernel in a process of its own.
+fn child(args: &Args, op: &str, kernel: &str) -> Result<Report> {
+    let mut command = Command::new(std::env::current_exe().context("where this program is")?);
+    command.args(["check", &format!("{op}/{kernel}"), "--here", "--device", &args.device]);
+    command.args(["--cases", &args.cases.to_string(), "--seed", &args.seed.to_string()]);
+    command.args(["--timeout", &args.timeout.to_string()]);
+    command.args(args.case.iter().flat_map(|case| ["--case", case]));
+    command.args(args.threads.iter().flat_map(|n| ["--threads".into(), n.to_string()]));
+    let mut child =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("a process to check in")?;
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line)?;
+    if let Ok(report) = serde_json::from_str(&line) {
+        // It has said what there is to say; a kernel that hangs would keep it.
+        child.kill().ok();
+        child.wait()?;
+        return Ok(report);
+    }
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(1) {
+        bail!("{}", said.trim().trim_start_matches("error: "));
+    }
+    Ok(Report::died(
+        op,
+        kernel,
+        &args.device,
+        format!("the process that ran it died: {}\n{said}", output.status),
+    ))
+}
+
+fn print(args: &Args, report: &Report) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{report}")?;
+    if let Some(repeat) = report.repeat() {
+        let device = if args.device == "cpu" { String::new() } else { format!(" --device {}", args.device) };
+        writeln!(out, "    repeat: lathe check {repeat}{device}")?;
+    } else if report.verdict == Verdict::RuntimeError {
+        writeln!(out, "    which case it was is not known; --here tells more")?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+/// The check of the kernels that the arguments name, in this process.
+struct Here<'a>(&'a Args);
+
+impl OnDevice for Here<'_> {
+    type Out = ();
+
+    fn run<D: Device>(self, dev: &D, registry: &Registry<D>) -> lathe::Result<()> {
+        let mut visitor = Checker { dev, args: self.0, result: Ok(()) };
+        each_op(registry, &mut visitor);
+        visitor.result
+    }
+}
+
+struct Checker<'a, D> {
+    dev: &'a D,
+    args: &'a Args,
+    result: lathe::Result<()>,
+}
+
+impl<D: Device> Visit<D> for Checker<'_, D> {
+    fn visit<O: Cases>(&mut self, table: &Table<O, D>) {
+        let target = self.args.target.as_deref().unwrap_or(O::NAME);
+        let (op, kernel) = target.split_once('/').unwrap_or((target, ""));
+        if op != O::NAME || self.result.is_err() {
+            return;
+        }
+        let options = Options {
+            cases: self.args.cases,
+            seed: self.args.seed,
+            timeout: Duration::from_secs_f64(self.args.timeout),
+        };
+        let suite = match &self.args.case {
+            Some(case) => Suite::<O>::one(case).map_err(|want| Error::Config {
+                field: "--case".into(),
+                got: case.clone(),
+                want,
+            }),
+            None => Ok(Suite::new(&options)),
+        };
+        match suite {
+            Err(error) => self.result = Err(error),
+            Ok(suite) => {
+                for k in table.iter().filter(|k| kernel.is_empty() || k.name() == kernel) {
+                    let report = check::check(self.dev, k, &suite, &options);
+                    println!("{}", serde_json::to_string(&report).expect("a report is plain data"));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Is a kernel right? Every case of its operation is run on it; what it wrote is held against the oracle.
+//!
+//! Each case runs three times: twice on the same data, whose results must have the same bits, and (for some) once on
+//! other data in the same memory, which catches answers that were remembered. Inputs must come back unchanged,
+//! outputs start as poison and have poison around them. The first failing case is shrunk.
+
+mod judge;
+mod report;
+mod sandbox;
+
+use std::{sync::Arc, time::Duration};
+
+pub use judge::{Element, Finding};
+pub use report::{Failure, Quantiles, Report, Verdict, Worst};
+
+use serde_json::Value;
+
+use super::{
+    cases::{Cases, Draw, Problem},
+    shrink,
+};
+use crate::{device::Device, error::Result, kernels::Slot};
+use judge::Outcome;
+use sandbox::Sandbox;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Random cases, after the fixed ones.
+    pub cases: usize,
+    /// Of the random cases.
+    pub seed: u64,
+    /// For one case, compilation included.
+    pub timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { cases: 24, seed: 0, timeout: Duration::from_secs(60) }
+    }
+}
+
+/// A case with its tensors, and others of the same shapes.
+pub(crate) struct Entry<O: Cases> {
+    pub case: O::Case,
+    pub problem: Problem,
+    pub twin: Option<(O::Case, Problem)>,
+}
+
+impl<O: Cases> Entry<O> {
+    fn new(case: O::Case, with_twin: bool) -> Arc<Self> {
+        let twin = with_twin.then(|| {
+            let mut twin = case.clone();
+            *O::seed(&mut twin) += 1_000_003;
+            let problem = O::problem(&twin);
+            (twin, problem)
+        });
+        Arc::new(Self { problem: O::problem(&case), case, twin })
+    }
+}
+
+/// An operation's cases with the oracle's answers, to share between its kernels.
+pub struct Suite<O: Cases>(Vec<Arc<Entry<O>>>);
+
+impl<O: Cases> Suite<O> {
+    /// The fixed cases, then random ones.
+    pub fn new(options: &Options) -> Self {
+        let mut draw = Draw::new(options.seed);
+        let fixed = O::fixed().into_iter().enumerate().map(|(i, case)| Entry::new(case, i % 4 == 0));
+        let fixed: Vec<_> = fixed.collect();
+        let random = (0..options.cases).map(|_| Entry::new(O::random(&mut draw), false));
+        Self(fixed.into_iter().chain(random).collect())
+    }
+
+    /// One case, as a report prints it.
+    ///
+    /// # Errors
+    /// A message that says what is wrong with it.
+    pub fn one(case: &str) -> Result<Self, String> {
+        let case: O::Case =
+            serde_json::from_str(case).map_err(|e| format!("not a case of {}: {e}", O::NAME))?;
+        if !O::fits(&case) {
+            return Err(format!("not a case of {}: its extents do not go together", O::NAME));
+        }
+        Ok(Self(vec![Entry::new(case, true)]))
+    }
+}
+
+/// Most runs that shrinking a failure may take.
+const SHRINK_RUNS: usize = 150;
+
+/// Runs every case of `suite` on `kernel`.
+pub fn check<O: Cases, D: Device>(
+    dev: &D,
+    kernel: &Slot<O, D>,
+    suite: &Suite<O>,
+    options: &Options,
+) -> Report {
+    let start = std::time::Instant::now();
+    let mut report = Report::new(O::NAME, kernel.name(), dev.describe());
+    let sandbox = Sandbox::<O>::new(dev.clone(), Arc::clone(kernel), options.timeout);
+    let mut first: Option<(Arc<Entry<O>>, Finding)> = None;
+    let mut ulps = Vec::new();
+    for entry in &suite.0 {
+        match sandbox.run(entry) {
+            Outcome::Unsupported(reason) => {
+                report.unsupported += 1;
+                report.reason.get_or_insert(reason);
+            }
+            Outcome::Passed(measured) => {
+                report.cases += 1;
+                ulps.extend(measured.ulps);
+                if let Some(worst) =
+                    measured.worst.filter(|w| report.worst.as_ref().is_none_or(|old| w.share > old.share))
+                {
+                    report.worst = Some(Worst { case: value(&entry.case), ..worst });
+                }
+            }
+            Outcome::Failed(finding) => {
+                report.cases += 1;
+                report.failed += 1;
+                let over = finding.verdict.ends_the_device();
+                first.get_or_insert((Arc::clone(entry), *finding));
+                if over {
+                    break;
+                }
+            }
+        }
+    }
+    report.ulps = Quantiles::of(ulps);
+    if let Some((entry, finding)) = first {
+        let (case, finding) = shrunk::<O>(&sandbox, &entry.case, finding);
+        report.fail(case, finding);
+    } else if report.cases > 0 {
+        report.verdict = Verdict::Passed;
+        report.reason = None;
+    }
+    report.seconds = start.elapsed().as_secs_f64();
+    report
+}
+
+/// The smallest case found that fails for the same reason.
+fn shrunk<O: Cases>(sandbox: &Sandbox<O>, case: &O::Case, finding: Finding) -> (Value, Finding) {
+    let (mut case, mut finding) = (value(case), finding);
+    let mut runs = 0;
+    'smaller: while !finding.verdict.ends_the_device() {
+        for smaller in shrink::smaller(&case) {
+            let Ok(parsed) = serde_json::from_value::<O::Case>(smaller.clone()) else { continue };
+            if !O::fits(&parsed) {
+                continue;
+            }
+            runs += 1;
+            if runs > SHRINK_RUNS {
+                break 'smaller;
+            }
+            if let Outcome::Failed(f) = sandbox.run(&Entry::new(parsed, true))
+                && f.verdict == finding.verdict
+            {
+                (case, finding) = (smaller, *f);
+                continue 'smaller;
+            }
+        }
+        break;
+    }
+    (case, finding)
+}
+
+fn value(case: &impl serde::Serialize) -> Value {
+    serde_json::to_value(case).expect("a case is plain data")
+}
