@@ -108,7 +108,7 @@ impl<D: Device> Loaded<D> {
     /// The rows' places in the memory, in elements; one place if they follow each other.
     pub fn inside(&self) -> Vec<Range<usize>> {
         let margin = self.margin * self.shape.iter().skip(2).product::<usize>();
-        let (rows, row) = match self.shape.iter().skip(1).product() {
+        let (rows, row) = match self.shape.iter().skip(1).product::<usize>() {
             row if margin > 0 => (self.shape[0], row),
             row => (1, self.shape[0] * row),
         };
