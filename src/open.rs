@@ -2,7 +2,7 @@
 
 use crate::{
     config::{EngineConfig, StorageType},
-    device::{Cpu, DType, Device},
+    device::{Cpu, Cuda, DType, Device, cuda::Target},
     engine::{Executor, runner::Runner},
     error::{Error, Result},
     kernels::{Registry, Row},
@@ -74,7 +74,17 @@ pub fn on_device<W: OnDevice>(config: &EngineConfig, work: W) -> Result<W::Out> 
             Err(Error::config("tensor_parallel_size", config.tensor_parallel_size, "1 on the cpu"))
         }
         "cpu" => work.run(&Cpu::new(config.threads), &Registry::cpu()),
-        other => Err(Error::UnknownName { kind: "device".into(), name: other.into(), known: "cpu".into() }),
+        "cuda" if config.tensor_parallel_size > 1 => {
+            Err(Error::config("tensor_parallel_size", config.tensor_parallel_size, "1: one GPU for now"))
+        }
+        "cuda" => {
+            let dev = Cuda::open(0, false)?;
+            work.run(&dev, &Registry::cuda(dev.target()))
+        }
+        other => {
+            let kind = "device".into();
+            Err(Error::UnknownName { kind, name: other.into(), known: "cpu, cuda".into() })
+        }
     }
 }
 
@@ -126,6 +136,11 @@ pub fn kernel_table(config: &EngineConfig) -> Result<Vec<Row>> {
         fn run<D: Device>(self, _: &D, registry: &Registry<D>) -> Result<Vec<Row>> {
             Ok(registry.rows(&registry.select(&self.0.kernels)?))
         }
+    }
+    if config.device == "cuda" && Cuda::open(0, false).is_err() {
+        // Without a GPU: what there is for the newest kind.
+        let registry = Registry::cuda(Target { capability: (9, 0), ptx: false });
+        return Ok(registry.rows(&registry.select(&config.kernels)?));
     }
     on_device(config, List(config))
 }

@@ -9,8 +9,8 @@ use lathe::config::EngineConfig;
 use lathe::model::hub::Hub;
 use lathe::open;
 
-use super::library::{Wanted, usual_folders};
 use super::machine::Machine;
+use lathe::device::cuda::library::{Wanted, usual_folders};
 
 /// Tell what this machine has (CPU, memory, CUDA's libraries, models), what is missing, and how to get it.
 #[derive(clap::Args)]

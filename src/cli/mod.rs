@@ -6,7 +6,6 @@ mod check;
 mod doctor;
 mod generate;
 mod kernels;
-mod library;
 mod machine;
 mod options;
 mod score;

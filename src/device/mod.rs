@@ -1,10 +1,12 @@
 //! Where tensors live and kernels run: memory, copies, order. Nothing here knows an operation.
 
 mod cpu;
+pub mod cuda;
 mod pool;
 mod tensor;
 
 pub use cpu::{Cpu, CpuBuffer, Simd};
+pub use cuda::Cuda;
 pub use pool::Pool;
 pub use tensor::{DType, Element, Shape, Tensor, View, ViewMut};
 
@@ -21,6 +23,13 @@ pub type HostBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 pub trait Device: Clone + Send + Sync + 'static {
     /// Device memory; freed on drop.
     type Buffer: Send + Sync + fmt::Debug + 'static;
+
+    /// Recorded work.
+    type Graph: Send + 'static;
+
+    /// Whether kernels are launched in a rehearsal too: such a device runs nothing then, but prepares what the launches
+    /// ask for.
+    const LAUNCHES_IN_REHEARSAL: bool = false;
 
     /// The name to print, e.g. `cpu (2 threads, avx2+fma)`.
     fn describe(&self) -> String;
@@ -55,6 +64,34 @@ pub trait Device: Clone + Send + Sync + 'static {
     /// [`crate::Error::Device`] when the work failed.
     fn synchronize(&self) -> Result<()>;
 
-    /// Bytes of memory free for the KV cache and all else.
-    fn free_memory(&self) -> usize;
+    /// Bytes of memory that are free, and all that there are.
+    fn memory(&self) -> (usize, usize);
+
+    /// While on, launches only note what they need; turning it off prepares that: compiles and loads it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] with the compiler's words.
+    fn rehearse(&self, _on: bool) -> Result<()> {
+        Ok(())
+    }
+
+    /// Records what `work` enqueues instead of running it; `None` if the device cannot.
+    ///
+    /// # Errors
+    /// What `work` reports; [`crate::Error::Device`] when it did what cannot be recorded.
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Self::Graph>>;
+
+    /// Enqueues recorded work, with the addresses that it was recorded with.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the launch fails.
+    fn replay(&self, graph: &Self::Graph) -> Result<()>;
+
+    /// Takes up kernels that their author has saved meanwhile; returns whether any changed.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] with the compiler's words; the old kernels stay.
+    fn reload(&self) -> Result<bool> {
+        Ok(false)
+    }
 }

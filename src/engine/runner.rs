@@ -145,8 +145,10 @@ impl<D: Device> Runner<D> {
             (config.max_num_batched_tokens, config.max_num_seqs.min(config.max_num_batched_tokens));
         let max_blocks = config.max_model_len.div_ceil(block_size);
         let act = Activations::new(dev, model, dtype, tokens, seqs)?;
-        let free = (dev.free_memory() as f64 * config.gpu_memory_utilization) as usize;
-        let room = (free / KvCache::<D>::block_bytes(model, dtype, block_size)).min(seqs * max_blocks);
+        let (free, total) = dev.memory();
+        let share = (total as f64 * config.gpu_memory_utilization) as usize;
+        let room = (share.saturating_sub(total - free) / KvCache::<D>::block_bytes(model, dtype, block_size))
+            .min(seqs * max_blocks);
         let num_blocks = config.num_kvcache_blocks.unwrap_or(room);
         if num_blocks == 0 {
             let want = "memory for at least one block: lower kvcache_block_size or max_num_batched_tokens";
@@ -190,7 +192,7 @@ impl<D: Device> Runner<D> {
 
     /// Reserves the scratch memory of the largest steps and finds out whether every kernel supports the model.
     fn rehearse(&mut self, tokens: usize, seqs: usize, max_len: usize) -> Result<()> {
-        self.queue.rehearse(true);
+        self.queue.rehearse(true)?;
         let table = vec![0; self.input.max_blocks];
         let zeros = vec![0; tokens.min(max_len)];
         self.input.clear();
@@ -207,8 +209,7 @@ impl<D: Device> Runner<D> {
         self.rows.host.clear();
         self.rows.host.resize(self.max_rows, 0);
         self.decoder.logits(&mut self.queue, &self.kernels, self.rows.view(), &mut self.act)?;
-        self.queue.rehearse(false);
-        Ok(())
+        self.queue.rehearse(false)
     }
 
     /// Runs the staged tokens through the decoder.

@@ -8,6 +8,7 @@
 mod activation;
 mod attention;
 mod cpu;
+mod cuda;
 mod embedding;
 mod kv_store;
 mod linear;
@@ -119,9 +120,14 @@ impl<D: Device> Queue<D> {
         self.frozen = true;
     }
 
-    /// While on, calls are checked and their scratch memory is reserved, but nothing is launched.
-    pub fn rehearse(&mut self, on: bool) {
+    /// While on, calls are checked, their scratch memory is reserved and their kernels prepared, but nothing is
+    /// computed.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when a kernel does not compile: told at the end, for all that were asked for.
+    pub fn rehearse(&mut self, on: bool) -> Result<()> {
         self.rehearsing = on;
+        self.dev.rehearse(on)
     }
 
     fn reserve(&mut self, op: &'static str, bytes: usize) -> Result<()> {
@@ -151,7 +157,7 @@ pub fn run<O: Op, D: Device>(
     O::check(&args)?;
     supported(kernel, &O::spec(&args))?;
     queue.reserve(O::NAME, kernel.scratch(&args))?;
-    if queue.rehearsing {
+    if queue.rehearsing && !D::LAUNCHES_IN_REHEARSAL {
         return Ok(());
     }
     kernel.launch(&queue.dev, args, &mut queue.scratch)

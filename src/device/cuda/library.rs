@@ -6,6 +6,8 @@ use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use crate::error::{Error, Result};
+
 /// A library that was found.
 #[derive(Debug)]
 pub struct Found {
@@ -47,7 +49,7 @@ impl Wanted {
     /// File names that would do, the preferred first.
     pub fn files(self) -> &'static [&'static str] {
         match self {
-            Self::Driver => &["libcuda.so.1"],
+            Self::Driver => &["libcuda.so.1", "libcuda.so"],
             Self::Nvrtc => &["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"],
             Self::CublasLt => &["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"],
             Self::Nccl => &["libnccl.so.2", "libnccl.so"],
@@ -59,8 +61,7 @@ impl Wanted {
         match self {
             Self::Driver => "install NVIDIA's driver; only it can bring libcuda.so.1",
             Self::Nvrtc => {
-                "pip install nvidia-cuda-nvrtc==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-crt==13.0.88 \
-                 nvidia-cuda-cccl==13.0.85, or the CUDA toolkit"
+                "cargo xtask nvrtc in this repository, pip install nvidia-cuda-nvrtc==13.0.88, or the CUDA toolkit"
             }
             Self::CublasLt => "pip install nvidia-cublas, or the CUDA toolkit",
             Self::Nccl => {
@@ -69,8 +70,30 @@ impl Wanted {
         }
     }
 
+    /// Loads the library for good, so that whoever asks for it by name finds it.
+    ///
+    /// # Errors
+    /// [`Error::Device`]: which library is missing, where it was looked for, and how to get it.
+    pub fn require(self) -> Result<Found> {
+        let folders = usual_folders();
+        self.find(&folders).ok_or_else(|| {
+            let folders: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
+            let what = format!(
+                "{} is missing: no {} where the system looks (LD_LIBRARY_PATH, ld.so.conf) nor in [{}]; {}",
+                self.name(),
+                self.files().join(" or "),
+                folders.join(", "),
+                self.remedy()
+            );
+            Error::Device { device: "cuda".into(), what }
+        })
+    }
+
     /// Looks where the system does, then in `folders`.
     pub fn find(self, folders: &[PathBuf]) -> Option<Found> {
+        if self == Self::Nvrtc {
+            load_builtins(folders);
+        }
         let by_system = self.files().iter().map(PathBuf::from);
         let in_folders = folders.iter().flat_map(|folder| self.files().iter().map(|file| folder.join(file)));
         by_system.chain(in_folders.filter(|path| path.exists())).find_map(|path| {
@@ -130,6 +153,13 @@ impl Wanted {
                 ok.then(|| format!("{}.{}.{}", first / 10_000, first / 100 % 100, first % 100))
             }
         }
+    }
+}
+
+/// NVRTC opens its builtins by name alone, which fails where the system does not look: loads them first.
+fn load_builtins(folders: &[PathBuf]) {
+    for builtins in folders.iter().flat_map(|folder| entries(folder, "libnvrtc-builtins.so.")) {
+        Library::open(&builtins);
     }
 }
 
@@ -207,8 +237,12 @@ impl Library {
 /// Folders where the CUDA toolkit and NVIDIA's wheels put their libraries, as far as they exist.
 pub fn usual_folders() -> Vec<PathBuf> {
     let var = |name| std::env::var_os(name).map(PathBuf::from);
-    let mut folders: Vec<PathBuf> =
-        ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(var).map(|root| root.join("lib64")).collect();
+    // What `cargo xtask nvrtc` fetched: where the tests look, or above the binary in `target/`.
+    let program = std::env::current_exe().unwrap_or_default();
+    let caches =
+        var("LATHE_CACHE").into_iter().chain(program.ancestors().map(|folder| folder.join(".cache")));
+    let mut folders: Vec<PathBuf> = caches.map(|cache| cache.join("nvrtc/nvidia/cu13/lib")).collect();
+    folders.extend(["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(var).map(|root| root.join("lib64")));
     folders.extend(entries(Path::new("/usr/local"), "cuda").into_iter().map(|root| root.join("lib64")));
     folders.extend(["/usr/lib/x86_64-linux-gnu", "/usr/lib/wsl/lib", "/opt/cuda/lib64"].map(PathBuf::from));
     let prefixes = [var("VIRTUAL_ENV"), var("CONDA_PREFIX"), var("HOME").map(|home| home.join(".local"))]

@@ -1,0 +1,42 @@
+// Gated activations: out[r, i] = act(x[r, i]) * x[r, INTER + i]. x: [rows, 2 * INTER] T; out: [rows, INTER] T.
+// Oracle: reference/src/activation.rs. Shapes checked by src/kernels/activation.rs.
+// JIT constants: DTYPE, INTER, GATE (0 SiLU, 1 GELU by tanh, 2 GELU by erf); VECTOR (1: rows at multiples of 16 bytes).
+//   naive        one thread an element; the readable baseline
+//   vectorised   16 bytes a thread
+#include "common.cuh"
+
+__device__ __forceinline__ float gate(float x) {
+#if GATE == 0
+    return x / (1.0f + expf(-x));
+#elif GATE == 1
+    constexpr float SQRT_2_OVER_PI = 0.7978845608f;
+    return 0.5f * x * (1.0f + tanhf(SQRT_2_OVER_PI * (x + 0.044715f * x * x * x)));
+#else
+    constexpr float SQRT_HALF = 0.7071067812f;
+    return 0.5f * x * (1.0f + erff(x * SQRT_HALF));
+#endif
+}
+
+// Grid: (ceil(INTER / 256), rows), 256 threads.
+extern "C" __global__ void activation_naive(const T* x, T* out, u32 x_stride, u32 out_stride) {
+    const u32 i = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
+    if (i >= INTER) return;
+    const T* in = x + u64(row) * x_stride;
+    out[u64(row) * out_stride + i] = from_f32<T>(gate(to_f32(in[i])) * to_f32(in[INTER + i]));
+}
+
+#if VECTOR
+// Grid: (ceil(INTER / (256 * vector)), rows), 256 threads.
+extern "C" __global__ void __launch_bounds__(256) activation_vectorised(const T* x, T* out, u32 x_stride,
+                                                                        u32 out_stride) {
+    constexpr u32 N = Vec<T>::N;
+    const u32 i = (blockIdx.x * 256 + threadIdx.x) * N, row = blockIdx.y;
+    if (i >= INTER) return;
+    const T* in = x + u64(row) * x_stride;
+    const Vec<T> g = load_vec(in + i), up = load_vec(in + INTER + i);
+    Vec<T> y;
+#pragma unroll
+    for (u32 j = 0; j < N; j++) y.at[j] = from_f32<T>(gate(to_f32(g.at[j])) * to_f32(up.at[j]));
+    store_vec(out + u64(row) * out_stride + i, y);
+}
+#endif

@@ -1,0 +1,3 @@
+//! CUDA without a GPU: NVRTC compiles the kernels.
+
+mod compile;
