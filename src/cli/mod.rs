@@ -1,6 +1,7 @@
 //! The subcommands, a file each, and how they end.
 
 mod bench;
+mod calibrate;
 mod chat;
 mod check;
 mod doctor;
@@ -9,6 +10,7 @@ mod kernels;
 mod machine;
 mod options;
 mod score;
+mod simulate;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -31,6 +33,8 @@ enum Command {
     Kernels(kernels::Args),
     Check(check::Args),
     Bench(bench::Args),
+    Simulate(simulate::Args),
+    Calibrate(calibrate::Args),
     Doctor(doctor::Args),
 }
 
@@ -47,6 +51,8 @@ impl Cli {
             Command::Kernels(args) => kernels::run(args),
             Command::Check(args) => check::run(args),
             Command::Bench(args) => bench::run(args),
+            Command::Simulate(args) => simulate::run(args),
+            Command::Calibrate(args) => calibrate::run(args),
             Command::Doctor(args) => doctor::run(args),
         }
     }

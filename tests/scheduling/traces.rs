@@ -180,6 +180,7 @@ impl Trial {
 
     fn step(&mut self) {
         let waiting: Vec<_> = self.engine.waiting().collect();
+        let running = self.engine.running().to_vec();
         let oldest = self.engine.running().iter().chain(&waiting).min().copied();
         let was_running = oldest.is_some_and(|id| self.engine.running().contains(&id));
         let now = self.engine.now();
@@ -213,7 +214,8 @@ impl Trial {
         }
         let admitted = items.iter().map(|item| item.id).filter(|id| waiting.contains(id));
         for admitted in admitted.filter_map(|id| self.engine.seq(id)) {
-            let passed = waiting.iter().filter_map(|&id| self.engine.seq(id));
+            // Those that waited before the step, and those that it preempted.
+            let passed = waiting.iter().chain(&running).filter_map(|&id| self.engine.seq(id));
             for passed in passed.filter(|seq| seq.status == Status::Waiting) {
                 let wrong = must_go_first(self.policy, passed, admitted, now);
                 assert!(!wrong, "{:?} is admitted before {:?}", admitted.id, passed.id);

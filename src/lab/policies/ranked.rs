@@ -92,9 +92,14 @@ impl Ranked {
             if view.seq(id).status != Status::Waiting {
                 continue;
             }
+            // Blocks freed by preempting one that goes first are not for this one.
+            let goes_first = |&victim: &SeqId| (Rank(rank_of(view.seq(victim))), victim) < (rank, id);
+            if plan.preempt.iter().any(goes_first) {
+                break;
+            }
             let before = plan.run.len();
             room.admit(plan, [id], |_, _| true);
-            let yields = |victim| Rank(rank_of(view.seq(victim))) > rank;
+            let yields = |victim| !goes_first(&victim);
             if plan.run.len() == before && !(self.preemptive && room.admit_over(plan, id, yields)) {
                 break;
             }

@@ -1,0 +1,81 @@
+//! `lathe simulate --validate`: the same workload on the real engine and in the simulator.
+
+use std::io::{self, Write};
+
+use anyhow::{Context, Result};
+use lathe::config::EngineConfig;
+use lathe::lab::policies;
+use lathe::lab::simulate::{self, Setup, live, metrics::Results, trace::Trace};
+use lathe::llm::LLM;
+use serde_json::json;
+
+use super::Args;
+
+impl Args {
+    /// Runs each policy at each rate on the real engine and in the simulator, and prints how far they are apart.
+    ///
+    /// # Errors
+    /// As [`super::run`], and if the model cannot be opened.
+    pub fn validate(
+        &self,
+        mut setup: Setup,
+        trace: &Trace,
+        names: &[String],
+        rates: &[Option<f64>],
+    ) -> Result<()> {
+        let (model, num_kvcache_blocks) = (self.model.clone(), self.engine.num_kvcache_blocks);
+        let mut llm = LLM::new(EngineConfig { model, num_kvcache_blocks, ..setup.config.clone() })?;
+        let vocabulary = llm.files().config.vocab_size;
+        setup.config.num_kvcache_blocks = llm.config().num_kvcache_blocks;
+        setup.config.max_model_len = llm.config().max_model_len;
+        let (policies, mut out) = (policies::all(), io::stdout().lock());
+        let (mut within, mut lines) = ((0, 0), String::new());
+        let off = |real: f64, simulated: f64| 100.0 * (simulated / real - 1.0);
+        for rate in rates {
+            let made = self.workload(*rate).make(trace, self.seed)?;
+            let rate = rate.unwrap_or_else(|| trace.rate());
+            for name in names {
+                let (outcome, steps) =
+                    live::run(llm.engine(), policies.make(name)?, vocabulary, &made, setup.slo)?;
+                let real = Results::of(&outcome, setup.slo);
+                let outcome = simulate::run(&setup, &made, &mut |_| policies.make(name), None, None)?;
+                let simulated = Results::of(&outcome, setup.slo);
+                let took: f64 = steps.iter().map(|(_, seconds)| seconds).sum();
+                let modelled: f64 = steps.iter().map(|(work, _)| setup.step_time.seconds(work)).sum();
+                let (requests, seconds) = (real.finished, real.seconds);
+                let (busy, steps) = (100.0 * took / seconds, off(took, modelled));
+                writeln!(
+                    out,
+                    "{name}, {rate:.3} requests/s: {requests} in {seconds:.1} s, {busy:.0}% of it in steps; \
+                     the sum of these steps as modelled: {steps:+.1}%"
+                )?;
+                for (figure, real, simulated, bound) in live::errors(&real, &simulated)? {
+                    let fine = (simulated / real - 1.0).abs() <= bound;
+                    within = (within.0 + usize::from(fine), within.1 + 1);
+                    let (error, bound) = (off(real, simulated), bound * 100.0);
+                    let verdict = if fine { "within" } else { "BEYOND" };
+                    writeln!(
+                        out,
+                        "  {figure:<13} real {real:>9.4}  simulated {simulated:>9.4}  {error:>+7.1}%  \
+                         {verdict} {bound:.0}%"
+                    )?;
+                    let line = json!({
+                        "scheduler": name, "rate": rate, "figure": figure, "real": real, "simulated": simulated,
+                        "error_percent": error,
+                    });
+                    lines += &format!("{line}\n");
+                }
+            }
+        }
+        if let Some(path) = &self.json {
+            std::fs::write(path, lines).with_context(|| path.display().to_string())?;
+        }
+        let (fine, all) = within;
+        writeln!(
+            out,
+            "{fine} of {all} figures within their bounds; step times: {}",
+            setup.step_time.error()
+        )?;
+        Ok(())
+    }
+}

@@ -1,0 +1,192 @@
+//! The real engine beside the simulated one: measuring its steps, and running a workload on it in real time.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::metrics::{Collector, Outcome, Results, Slo};
+use super::step_time::Work;
+use super::trace::Trace;
+use crate::config::SamplingParams;
+use crate::engine::{Budget, Clock, Engine, Event, Item, Plan, RequestOptions, Scheduler, Sequence, View};
+use crate::error::{Error, Result};
+
+/// Steps and how many seconds each took.
+pub type Steps = Vec<(Work, f64)>;
+
+/// A policy that tells what work it planned.
+struct Spy {
+    inner: Box<dyn Scheduler>,
+    planned: Arc<Mutex<Work>>,
+}
+
+impl Scheduler for Spy {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    fn plan(&mut self, view: &View<'_>, budget: Budget, plan: &mut Plan) {
+        self.inner.plan(view, budget, plan);
+        let mut work = Work::default();
+        for &(id, tokens) in &plan.run {
+            let need = view.need(id);
+            work.add(&Item { id, start: need.start, tokens, sample: tokens == need.remaining });
+        }
+        *self.planned.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = work;
+    }
+
+    fn added(&mut self, seq: &Sequence) {
+        self.inner.added(seq);
+    }
+
+    fn finished(&mut self, seq: &Sequence) {
+        self.inner.finished(seq);
+    }
+}
+
+/// An engine whose steps are timed.
+struct Timed<'a> {
+    engine: &'a mut Engine,
+    planned: Arc<Mutex<Work>>,
+    steps: Steps,
+    events: Vec<Event>,
+}
+
+impl<'a> Timed<'a> {
+    fn new(engine: &'a mut Engine, inner: Box<dyn Scheduler>) -> Self {
+        let planned = Arc::new(Mutex::new(Work::default()));
+        engine.set_scheduler(Box::new(Spy { inner, planned: planned.clone() }));
+        Self { engine, planned, steps: Vec::new(), events: Vec::new() }
+    }
+
+    fn step(&mut self) -> Result<()> {
+        let start = Instant::now();
+        self.events.clear();
+        self.events.extend_from_slice(self.engine.step()?);
+        let seconds = start.elapsed().as_secs_f64();
+        let work = *self.planned.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.steps.push((work, seconds));
+        Ok(())
+    }
+}
+
+fn greedy(max_tokens: usize) -> SamplingParams {
+    SamplingParams { max_tokens, ignore_eos: true, ..SamplingParams::greedy() }
+}
+
+/// Runs batches of random size, prompt and output lengths (up to `longest` tokens a sequence and `most` sequences) for
+/// about so many seconds, and times every step.
+///
+/// # Errors
+/// The engine's.
+pub fn measure(
+    engine: &mut Engine,
+    scheduler: Box<dyn Scheduler>,
+    vocabulary: usize,
+    (longest, most): (usize, usize),
+    seconds: f64,
+) -> Result<Steps> {
+    let mut timed = Timed::new(engine, scheduler);
+    let mut random = ChaCha8Rng::seed_from_u64(0);
+    let start = Instant::now();
+    // Uniform in the logarithm: as many small batches and short prompts as large and long ones.
+    let between = |random: &mut ChaCha8Rng, low: usize, high: usize| {
+        let (low, high) = ((low as f64).ln(), (high.max(low + 1) as f64).ln());
+        random.random_range(low..high).exp() as usize
+    };
+    while start.elapsed().as_secs_f64() < seconds {
+        let count = between(&mut random, 1, most + 1);
+        for _ in 0..count {
+            let output = between(&mut random, 2, 33).min(longest / 2);
+            let prompt = between(&mut random, 4, longest - output);
+            let prompt: Vec<u32> = (0..prompt).map(|_| random.random_range(0..vocabulary as u32)).collect();
+            timed.engine.add_request(&prompt, greedy(output), RequestOptions::default())?;
+        }
+        while !timed.engine.is_finished() && start.elapsed().as_secs_f64() < 1.5 * seconds {
+            timed.step()?;
+        }
+    }
+    while !timed.engine.is_finished() {
+        timed.engine.step()?;
+    }
+    // Half of the first second warms caches up.
+    let warm = timed.steps.iter().scan(0.0, |sum, (_, seconds)| {
+        *sum += seconds;
+        Some(*sum < 0.5)
+    });
+    let warm = warm.take_while(|early| *early).count();
+    Ok(timed.steps.split_off(warm.min(timed.steps.len() / 2)))
+}
+
+/// Runs a workload on a real engine: each request is added when its time has come on the machine's clock.
+///
+/// # Errors
+/// The engine's; [`Error::Request`] for a request that the model is too short for.
+pub fn run(
+    engine: &mut Engine,
+    scheduler: Box<dyn Scheduler>,
+    vocabulary: usize,
+    trace: &Trace,
+    slo: Slo,
+) -> Result<(Outcome, Steps)> {
+    let before = engine.stats();
+    let mut timed = Timed::new(engine, scheduler);
+    let mut collector = Collector::default();
+    let (mut requests, mut prompt, mut next) = (Vec::new(), Vec::new(), 0);
+    let first = timed.engine.add_request(&[0], greedy(1), RequestOptions::default())?;
+    timed.engine.abort(first);
+    requests.resize(first.0 as usize + 1, 0);
+    timed.engine.set_clock(Clock::Wall(Instant::now()));
+    loop {
+        while let Some(request) = trace.requests.get(next).filter(|r| r.arrival <= timed.engine.now()) {
+            prompt.clear();
+            // Equal ids, equal tokens.
+            let ids = trace.hashes(request);
+            let token = |at: usize| {
+                let own = (1 << 31) | next as u32;
+                let id = ids.get(at / Trace::HASH_BLOCK).copied().unwrap_or(own);
+                let mixed =
+                    crate::engine::block_manager::xxh3(u64::from(id), &[(at % Trace::HASH_BLOCK) as u32]);
+                (mixed % vocabulary as u64) as u32
+            };
+            prompt.extend((0..request.prompt as usize).map(token));
+            let options = super::options(trace, next, slo);
+            timed.engine.add_request(&prompt, greedy(request.output as usize), options)?;
+            requests.push(next as u32);
+            next += 1;
+        }
+        if timed.engine.is_finished() {
+            let Some(request) = trace.requests.get(next) else { break };
+            std::thread::sleep(Duration::from_secs_f64((request.arrival - timed.engine.now()).max(0.0)));
+            continue;
+        }
+        let began = timed.engine.now();
+        timed.step()?;
+        collector.step(0, timed.engine, &timed.events, began, &requests);
+    }
+    let steps = std::mem::take(&mut timed.steps);
+    let mut outcome = collector.outcome(std::iter::once(timed.engine.stats()));
+    outcome.stats.steps -= before.steps;
+    outcome.stats.preemptions -= before.preemptions;
+    outcome.stats.recomputed_tokens -= before.recomputed_tokens;
+    outcome.stats.prefix_hit_tokens -= before.prefix_hit_tokens;
+    Ok((outcome, steps))
+}
+
+/// How far the simulated figures are from the real ones: name, real, simulated, and the bound that is promised, as a
+/// share of the real figure.
+pub fn errors(real: &Results, simulated: &Results) -> Result<Vec<(&'static str, f64, f64, f64)>> {
+    let missing = || Error::config("the workload", "without two tokens of output", "some, to validate with");
+    let times = |r: &Results| Some((r.ttft?, r.tpot?));
+    let (real_ttft, real_tpot) = times(real).ok_or_else(missing)?;
+    let (ttft, tpot) = times(simulated).ok_or_else(missing)?;
+    Ok(vec![
+        ("output tok/s", real.output_tokens_per_second, simulated.output_tokens_per_second, 0.1),
+        ("TTFT p50", real_ttft.p50, ttft.p50, 0.1),
+        ("TTFT p99", real_ttft.p99, ttft.p99, 0.2),
+        ("TPOT p50", real_tpot.p50, tpot.p50, 0.1),
+        ("TPOT p99", real_tpot.p99, tpot.p99, 0.2),
+    ])
+}
