@@ -6,6 +6,7 @@
 
 pub mod exec;
 pub mod fault;
+mod lower;
 pub mod memory;
 pub mod module;
 pub mod ptx;

@@ -206,6 +206,11 @@ pub(crate) struct View<'a> {
     pub written: Option<&'a [AtomicU64]>,
 }
 
+// SAFETY: a view is only an address; whoever follows it does so with atomics (`exec::space`).
+unsafe impl Send for View<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for View<'_> {}
+
 /// All memory that kernels can reach: of every device, and pinned host memory.
 #[derive(Debug)]
 pub struct Memory {

@@ -1,9 +1,30 @@
 //! Running a kernel.
+//!
+//! In reading order: [`code`] is the form that runs, `frame` the registers of a warp, `alu` and `float` the arithmetic,
+//! `space` memory, `warp` the interpreter, `run` the blocks of a launch on the host's cores.
+
+// Lanes are indices into several rows at once, and shifts of products read as the ISA writes them.
+#![allow(clippy::needless_range_loop, clippy::precedence)]
+
+mod alu;
+mod atomic;
+pub mod code;
+mod float;
+mod frame;
+mod level;
+mod mma;
+pub mod observe;
+mod run;
+mod space;
+mod warp;
+
+use code::Code;
+use level::Level;
 
 use crate::{
     fault::{Fault, FaultKind},
-    memory::Memory,
-    module::Module,
+    memory::{Memory, View},
+    module::{KernelInfo, Module},
 };
 
 /// The shape of a launch.
@@ -51,19 +72,13 @@ pub struct Options {
     pub peers: u64,
     /// Host threads; none for one a core. Results do not depend on it.
     pub threads: Option<usize>,
-    /// Warp instructions after which the launch is a [`FaultKind::Timeout`].
-    pub max_instructions: u64,
+    /// Backward branches that the warps of a block may take before the launch is a [`FaultKind::Timeout`].
+    pub max_loops: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            checks: Checks::default(),
-            profile: Profile::Off,
-            peers: 0,
-            threads: None,
-            max_instructions: 1 << 40,
-        }
+        Self { checks: Checks::default(), profile: Profile::Off, peers: 0, threads: None, max_loops: 1 << 40 }
     }
 }
 
@@ -83,16 +98,48 @@ pub fn launch(
     params: &[u8],
     options: &Options,
 ) -> Result<Report, Box<Fault>> {
-    let _ = (memory, module, config, params, options);
-    Err(Box::new(Fault {
-        kind: FaultKind::InvalidLaunch,
-        message: "running is not built yet".to_string(),
-        kernel: kernel.to_string(),
-        block: [0; 3],
-        thread: [0; 3],
-        addr: None,
-        place: None,
-        source: None,
-        ptx_line: 0,
-    }))
+    let invalid = |message: String| {
+        Box::new(Fault {
+            kind: FaultKind::InvalidLaunch,
+            message,
+            kernel: kernel.to_string(),
+            block: [0; 3],
+            thread: [0; 3],
+            addr: None,
+            place: None,
+            source: None,
+            ptx_line: 0,
+        })
+    };
+    let Some((info, code)) = module.code(kernel) else {
+        return Err(invalid("the module has no such kernel".to_string()));
+    };
+    let threads = config.block.iter().try_fold(1u32, |n, &x| n.checked_mul(x)).unwrap_or(u32::MAX);
+    let blocks = config.grid.iter().try_fold(1u64, |n, &x| n.checked_mul(x.into())).unwrap_or(0);
+    if !(1..=1024).contains(&threads) || blocks == 0 {
+        return Err(invalid(format!("a grid of {:?} blocks of {:?} threads", config.grid, config.block)));
+    }
+    if params.len() < info.param_bytes as usize {
+        return Err(invalid(format!("{} bytes of parameters, expected {}", params.len(), info.param_bytes)));
+    }
+    let result = {
+        let views = space::reachable(memory.views(), module.device(), options.peers);
+        let launch = Launch { info, code, config, params, options, views: &views, level: Level::detect() };
+        run::all(&launch, blocks, threads)
+    };
+    match result {
+        Ok(()) => Ok(Report {}),
+        Err(failed) => Err(Box::new(failed.dress(memory, module, info, code))),
+    }
+}
+
+/// Everything that the blocks of a launch share.
+struct Launch<'a> {
+    info: &'a KernelInfo,
+    code: &'a Code,
+    config: LaunchConfig,
+    params: &'a [u8],
+    options: &'a Options,
+    views: &'a [View<'a>],
+    level: Level,
 }

@@ -1,0 +1,137 @@
+//! `mma.sync`: the fragments of a warp to matrices, the product, and back.
+//!
+//! Layouts: PTX ISA, "Matrix fragments for mma.m16n8k…". In all of them lane `l` has group `g = l / 4` and position
+//! `t = l % 4`; register `r` of a holds row `g + 8 (r % 2)` and the columns that `t` names in the half `r / 2` of k.
+
+use super::{
+    code::{Mma, MmaType},
+    float::{f16_to_f32, f32_to_f16},
+};
+
+/// Registers of a warp by register, then lane.
+#[derive(Debug)]
+pub struct Fragments {
+    /// Matrix a, 2 or 4 registers.
+    pub a: [[u32; 32]; 4],
+    /// Matrix b, 1 or 2.
+    pub b: [[u32; 32]; 2],
+    /// Matrix c, 2 or 4.
+    pub c: [[u32; 32]; 4],
+}
+
+const M: usize = 16;
+const N: usize = 8;
+
+/// The registers of d.
+///
+/// Sums are in f32, in the order of k, starting from c. Products of f16, bf16 and tf32 are exact in f32.
+#[inline(always)]
+pub fn mma(shape: &Mma, f: &Fragments) -> [[u32; 32]; 4] {
+    match shape.a {
+        MmaType::S8 | MmaType::U8 => integer(shape, f),
+        _ => float(shape, f),
+    }
+}
+
+#[inline(always)]
+fn float(shape: &Mma, f: &Fragments) -> [[u32; 32]; 4] {
+    let k = usize::from(shape.k);
+    // a by columns, so that a step of k updates whole columns of 16 rows.
+    let mut a = [[0f32; M]; 16];
+    let mut b = [[0f32; N]; 16];
+    let packed = if shape.a == MmaType::Tf32 { 1 } else { 2 };
+    let value = |bits: u32, half: usize| match shape.a {
+        MmaType::F16 => f16_to_f32((bits >> (16 * half)) as u16),
+        MmaType::Bf16 => f32::from_bits(bits >> (16 * half) << 16),
+        // TF32 reads the upper 19 bits.
+        _ => f32::from_bits(bits & 0xffff_e000),
+    };
+    let a_regs = k * M / (32 * packed);
+    for r in 0..a_regs {
+        for lane in 0..32 {
+            for e in 0..packed {
+                let column = (lane % 4) * packed + e + 4 * packed * (r / 2);
+                a[column][lane / 4 + 8 * (r % 2)] = value(f.a[r][lane], e);
+            }
+        }
+    }
+    for r in 0..a_regs / 2 {
+        for lane in 0..32 {
+            for e in 0..packed {
+                b[(lane % 4) * packed + e + 4 * packed * r][lane / 4] = value(f.b[r][lane], e);
+            }
+        }
+    }
+    // Sums by column of n: 16 rows each.
+    let mut sums = [[0f32; M]; N];
+    for lane in 0..32 {
+        for r in 0..4 {
+            let (row, column) = (lane / 4 + 8 * (r / 2), (lane % 4) * 2 + r % 2);
+            sums[column][row] = if shape.half_sums {
+                f16_to_f32((f.c[r / 2][lane] >> (16 * (r % 2))) as u16)
+            } else {
+                f32::from_bits(f.c[r][lane])
+            };
+        }
+    }
+    for n in 0..N {
+        let mut column = sums[n];
+        for k in 0..k {
+            let scale = b[k][n];
+            for m in 0..M {
+                column[m] += a[k][m] * scale;
+            }
+        }
+        sums[n] = column;
+    }
+    let mut d = [[0; 32]; 4];
+    for lane in 0..32 {
+        for r in 0..4 {
+            let x = sums[(lane % 4) * 2 + r % 2][lane / 4 + 8 * (r / 2)];
+            if shape.half_sums {
+                d[r / 2][lane] |= u32::from(f32_to_f16(x)) << (16 * (r % 2));
+            } else {
+                d[r][lane] = super::float::canon(x).to_bits();
+            }
+        }
+    }
+    d
+}
+
+#[inline(always)]
+fn integer(shape: &Mma, f: &Fragments) -> [[u32; 32]; 4] {
+    let k = usize::from(shape.k);
+    let value = |ty: MmaType, bits: u32, e: usize| {
+        let byte = (bits >> (8 * e)) as u8;
+        if ty == MmaType::S8 { i32::from(byte as i8) } else { i32::from(byte) }
+    };
+    let mut a = [[0i32; M]; 32];
+    let mut b = [[0i32; N]; 32];
+    let a_regs = k / 8;
+    for lane in 0..32 {
+        for e in 0..4 {
+            for r in 0..a_regs {
+                a[(lane % 4) * 4 + e + 16 * (r / 2)][lane / 4 + 8 * (r % 2)] =
+                    value(shape.a, f.a[r][lane], e);
+            }
+            for r in 0..a_regs / 2 {
+                b[(lane % 4) * 4 + e + 16 * r][lane / 4] = value(shape.b, f.b[r][lane], e);
+            }
+        }
+    }
+    let mut d = [[0; 32]; 4];
+    for lane in 0..32 {
+        for r in 0..4 {
+            let (row, column) = (lane / 4 + 8 * (r / 2), (lane % 4) * 2 + r % 2);
+            // At most 32 products of 16 bits: i64 holds the sum for clamping.
+            let dot: i64 = (0..k).map(|k| i64::from(a[k][row] * b[k][column])).sum();
+            let sum = dot + i64::from(f.c[r][lane] as i32);
+            d[r][lane] = if shape.satfinite {
+                sum.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as u32
+            } else {
+                sum as u32
+            };
+        }
+    }
+    d
+}
