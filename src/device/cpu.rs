@@ -1,9 +1,14 @@
 //! The CPU as a device: aligned or mapped memory, and a pool of threads.
 
-use std::{convert::Infallible, fmt, ops::Range, sync::Arc};
+use std::{
+    convert::Infallible,
+    fmt, io,
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use bytemuck::Zeroable;
-use memmap2::MmapMut;
+use memmap2::{MmapMut, MmapRaw};
 
 use super::{Device, Element, HostBytes, Pool, View, ViewMut};
 use crate::error::{Error, Result};
@@ -61,13 +66,15 @@ impl fmt::Display for Simd {
 pub struct Cpu {
     pool: Arc<Pool>,
     simd: Simd,
+    arena: Arc<Mutex<Arena>>,
 }
 
 impl Cpu {
     /// `threads`, or as many as the machine has.
     pub fn new(threads: Option<usize>) -> Self {
         let all = || std::thread::available_parallelism().map_or(1, Into::into);
-        Self { pool: Arc::new(Pool::new(threads.unwrap_or_else(all).max(1))), simd: Simd::detect() }
+        let pool = Arc::new(Pool::new(threads.unwrap_or_else(all).max(1)));
+        Self { pool, simd: Simd::detect(), arena: Arc::default() }
     }
 
     /// The same device restricted to `simd`, to compare or test the fallbacks.
@@ -96,8 +103,8 @@ impl Cpu {
 pub enum CpuBuffer {
     /// Allocated here, 64-byte aligned.
     Small(Vec<Line>),
-    /// Allocated here, a page mapping of its own: zero until touched, on huge pages where the system has them.
-    Large(MmapMut),
+    /// Allocated here: zero until touched, on huge pages where the system has them.
+    Huge(Piece),
     /// Part of a mapped file or of the binary; never written.
     Shared(HostBytes, Range<usize>),
 }
@@ -107,15 +114,73 @@ pub enum CpuBuffer {
 #[repr(C, align(64))]
 pub struct Line([u8; 64]);
 
-/// From this size on an allocation is a mapping of its own.
-const LARGE: usize = 4 << 20;
+/// From this size on memory comes from huge pages: a core that walks a page table for every 4 KiB reads weights at
+/// half the speed (14 GB/s instead of 29 on a Zen 4).
+const HUGE: usize = 128 << 10;
+
+/// What is mapped at a time for allocations smaller than that.
+const MAPPING: usize = 64 << 20;
+
+/// Hands out pieces of mappings, each once, so that what is smaller than a huge page shares one.
+#[derive(Debug, Default)]
+struct Arena {
+    mapping: Option<Arc<MmapRaw>>,
+    used: usize,
+}
+
+impl Arena {
+    fn take(&mut self, bytes: usize) -> io::Result<Piece> {
+        if bytes >= MAPPING {
+            return Ok(Piece { mapping: map(bytes)?, range: 0..bytes });
+        }
+        let mapping = match self.mapping.take().filter(|_| self.used + bytes <= MAPPING) {
+            Some(mapping) => mapping,
+            None => {
+                self.used = 0;
+                map(MAPPING)?
+            }
+        };
+        let range = self.used..self.used + bytes;
+        self.used = range.end.next_multiple_of(size_of::<Line>());
+        self.mapping = Some(Arc::clone(&mapping));
+        Ok(Piece { mapping, range })
+    }
+}
+
+/// Zeros, on huge pages if the system has them.
+fn map(bytes: usize) -> io::Result<Arc<MmapRaw>> {
+    let mapping = MmapRaw::from(MmapMut::map_anon(bytes)?);
+    #[cfg(target_os = "linux")]
+    mapping.advise(memmap2::Advice::HugePage).ok(); // a kernel without them refuses; nothing is lost
+    Ok(Arc::new(mapping))
+}
+
+/// A part of a mapping that is nobody else's; the mapping goes when all its pieces have.
+pub struct Piece {
+    mapping: Arc<MmapRaw>,
+    range: Range<usize>,
+}
+
+impl Piece {
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: the range lies inside the mapping, whose pages begin as zeros; `Arena` gave it to this piece alone.
+        unsafe { std::slice::from_raw_parts(self.mapping.as_ptr().add(self.range.start), self.range.len()) }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`; this piece is borrowed mutably.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.mapping.as_mut_ptr().add(self.range.start), self.range.len())
+        }
+    }
+}
 
 impl CpuBuffer {
     /// All of it.
     pub fn bytes(&self) -> &[u8] {
         match self {
             Self::Small(lines) => bytemuck::cast_slice(lines),
-            Self::Large(map) => map,
+            Self::Huge(piece) => piece.bytes(),
             Self::Shared(bytes, range) => &(**bytes).as_ref()[range.clone()],
         }
     }
@@ -124,7 +189,7 @@ impl CpuBuffer {
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         match self {
             Self::Small(lines) => bytemuck::cast_slice_mut(lines),
-            Self::Large(map) => map,
+            Self::Huge(piece) => piece.bytes_mut(),
             Self::Shared(..) => panic!("write to shared read-only memory"),
         }
     }
@@ -145,23 +210,21 @@ impl Device for Cpu {
     }
 
     fn alloc(&self, bytes: usize) -> Result<CpuBuffer> {
-        if bytes < LARGE {
+        if bytes < HUGE {
             return Ok(CpuBuffer::Small(vec![Line::zeroed(); bytes.div_ceil(64)]));
         }
         let failed =
             |e| Error::Device { device: "cpu".into(), what: format!("no memory for {bytes} bytes: {e}") };
-        let map = MmapMut::map_anon(bytes).map_err(failed)?;
-        #[cfg(target_os = "linux")]
-        map.advise(memmap2::Advice::HugePage).ok(); // a kernel without them refuses; nothing is lost
-        Ok(CpuBuffer::Large(map))
+        let mut arena = self.arena.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(CpuBuffer::Huge(arena.take(bytes).map_err(failed)?))
     }
 
     fn adopt(&self, bytes: &HostBytes, range: Range<usize>) -> Result<CpuBuffer> {
         let part = &(**bytes).as_ref()[range.clone()];
-        if part.as_ptr().align_offset(4) == 0 {
+        if part.len() < HUGE && part.as_ptr().align_offset(4) == 0 {
             return Ok(CpuBuffer::Shared(Arc::clone(bytes), range));
         }
-        // A shard whose header ends at an odd address: rare enough to copy.
+        // A file's pages are small ones, see `HUGE`; or a shard whose header ends at an odd address.
         let mut copy = self.alloc(part.len())?;
         self.write(&mut copy, 0, part)?;
         Ok(copy)
@@ -257,12 +320,29 @@ mod tests {
     }
 
     #[test]
-    fn adopted_memory_is_not_copied_and_zeros_are_zero() {
+    fn small_adopted_memory_is_not_copied_and_zeros_are_zero() {
         let dev = Cpu::new(Some(1));
         let host: HostBytes = Arc::new(bytemuck::cast_slice::<f32, u8>(&[1.0, 2.0, 3.0]).to_vec());
         let t = Tensor::<Cpu>::from_buffer(dev.adopt(&host, 4..12).unwrap(), DType::F32, &[2]);
         assert_eq!(t.view().slice::<f32>(), [2.0, 3.0]);
+        assert!(std::ptr::eq(t.view().slice::<f32>().as_ptr().cast(), &(*host).as_ref()[4]));
         let big = Tensor::zeros(&dev, DType::Bf16, &[3, 1 << 20]).unwrap();
         assert!(big.to_vec::<half::bf16>(&dev).unwrap().iter().all(|v| v.to_bits() == 0));
+    }
+    #[test]
+    fn pieces_of_a_mapping_are_apart_and_outlive_the_device() {
+        let dev = Cpu::new(Some(1));
+        let sizes = [HUGE, HUGE + 1, MAPPING - HUGE, 3 * HUGE, MAPPING + 7, HUGE];
+        let mut pieces: Vec<_> = sizes.iter().map(|&n| dev.alloc(n).unwrap()).collect();
+        drop(dev);
+        for (i, piece) in pieces.iter_mut().enumerate() {
+            assert_eq!(piece.bytes().len(), sizes[i]);
+            assert_eq!(piece.bytes().as_ptr().align_offset(64), 0);
+            assert!(piece.bytes().iter().all(|&b| b == 0), "piece {i}");
+            piece.bytes_mut().fill(i as u8 + 1);
+        }
+        for (i, piece) in pieces.iter().enumerate() {
+            assert!(piece.bytes().iter().all(|&b| b == i as u8 + 1), "piece {i}");
+        }
     }
 }

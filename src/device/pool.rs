@@ -8,7 +8,7 @@ use std::{
     hint, mem,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*},
+        atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering::*},
     },
     thread,
 };
@@ -37,6 +37,8 @@ struct Shared {
     tasks: AtomicUsize,
     next: AtomicUsize,
     sleeping: AtomicUsize,
+    /// The core that launched last.
+    core: AtomicI32,
     panicked: AtomicBool,
     stop: AtomicBool,
 }
@@ -59,6 +61,7 @@ impl Pool {
             tasks: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
             sleeping: AtomicUsize::new(0),
+            core: AtomicI32::new(cores::NONE),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         });
@@ -90,6 +93,7 @@ impl Pool {
         // SAFETY: the launch is closed and this thread holds `launch`, so nobody reads `job` now; the
         // lifetime is erased, and this function does not return or unwind before the launch is closed again.
         unsafe { *s.job.get() = Some(mem::transmute::<*const (dyn Fn(usize) + Sync + '_), Job>(f)) };
+        s.core.store(cores::current(), Relaxed);
         s.tasks.store(tasks, Relaxed);
         s.next.store(0, Relaxed);
         let epoch = (s.state.load(Relaxed) >> 32) + 1;
@@ -141,6 +145,46 @@ fn relax(idle: &mut u32) {
     if *idle < SPINS { hint::spin_loop() } else { thread::yield_now() }
 }
 
+/// Which core a thread runs on. The system's scheduler may wake a worker on the core of the launch that it is meant
+/// to help, and then lets the two take turns for milliseconds while the other cores idle.
+mod cores {
+    /// No core.
+    pub const NONE: i32 = -1;
+
+    /// The core of the caller.
+    pub fn current() -> i32 {
+        #[cfg(target_os = "linux")]
+        // SAFETY: no arguments; fails with -1.
+        return unsafe { libc::sched_getcpu() };
+        #[cfg(not(target_os = "linux"))]
+        NONE
+    }
+
+    /// Moves the caller to another core if it runs on `core` and may run elsewhere.
+    pub fn leave(core: i32) {
+        #[cfg(target_os = "linux")]
+        if core != NONE && current() == core {
+            let size = size_of::<libc::cpu_set_t>();
+            // SAFETY: the sets are valid and of the size said; zero is the calling thread. The first change moves
+            // the thread at once, the second allows all cores again.
+            unsafe {
+                let mut all: libc::cpu_set_t = std::mem::zeroed();
+                if libc::sched_getaffinity(0, size, &mut all) != 0 {
+                    return;
+                }
+                let mut others = all;
+                libc::CPU_CLR(core as usize, &mut others);
+                if libc::CPU_COUNT(&others) > 0 {
+                    libc::sched_setaffinity(0, size, &others);
+                    libc::sched_setaffinity(0, size, &all);
+                }
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = core;
+    }
+}
+
 impl Shared {
     fn drain(&self, f: &(dyn Fn(usize) + Sync)) {
         let tasks = self.tasks.load(Relaxed);
@@ -160,6 +204,7 @@ impl Shared {
         while !self.stop.load(Relaxed) {
             let state = self.state.load(Acquire);
             if state & OPEN != 0 && state >> 32 != done {
+                cores::leave(self.core.load(Relaxed));
                 if self.state.compare_exchange(state, state + 1, AcqRel, Relaxed).is_ok() {
                     done = state >> 32;
                     // SAFETY: this worker joined an open launch, so its `job` is set and stays alive until

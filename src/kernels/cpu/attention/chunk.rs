@@ -248,7 +248,7 @@ impl<'a, T: Float> Call<'a, T> {
             let piece = run.count * run.stride;
             for g in 0..tile.kv_heads {
                 let share = piece + g * piece / tile.kv_heads..piece + (g + 1) * piece / tile.kv_heads;
-                tile::prefetch(self.simd, run.data.get(share).unwrap_or_default());
+                tile::prefetch(run.data.get(share).unwrap_or_default());
                 f(g, key, Rows { data: &run.data[g * dim..], ..run });
             }
         });

@@ -32,18 +32,8 @@ impl<T> Rows<'_, T> {
 }
 
 /// Asks for all of `data`.
-pub fn prefetch<T>(simd: Simd, data: &[T]) {
-    dispatch(simd, Prefetch(data));
-}
-
-struct Prefetch<'a, T>(&'a [T]);
-
-impl<T> Job for Prefetch<'_, T> {
-    type Out = ();
-    #[inline(always)]
-    fn run<I: Isa>(self) {
-        self.0.iter().step_by(64 / size_of::<T>()).for_each(I::prefetch);
-    }
+pub fn prefetch<T>(data: &[T]) {
+    data.iter().step_by(64 / size_of::<T>()).for_each(|at| simd::prefetch::<{ simd::L1 }, T>(at));
 }
 
 /// Rows of the cache as packed f32, `to_stride` apart.

@@ -1,14 +1,14 @@
-//! `blocked`: matrix products on the CPU by dot-product tiles over row-major weights.
+//! `blocked`: matrix products on the CPU by strips of row-major weights and panels of x.
 //!
 //! - [`tile`]: the micro-kernels, and the rule of one summation order per SIMD level
 //! - [`lanes`], [`x86`]: what a SIMD level offers
 //! - [`job`]: packing of x, and tasks
 //! - this file: the kernel and its choice of level
 //!
-//! x is packed once a call (as f32, or as bf16 for `vdpbf16ps`), in panels as wide as a tile. A tile is four
-//! rows of weights by a panel. Few rows of x read the weights where they lie: decode is bound by their bytes.
-//! With more rows a task packs its four rows of weights, a block of k at a time, into 16 KiB of its stack, and
-//! lets all panels of x pass by them.
+//! x is packed once a call (as f32, or as bf16 for `vdpbf16ps`), in panels as wide as a tile. A strip is four
+//! vectors of weight rows: 16 rows with AVX-512. One panel of x reads the weights where they lie, transposed in
+//! registers: decode is bound by their bytes. With more, a task packs its strip of weights, a block of k at a
+//! time, into 18 KiB of its stack, and lets all panels of x pass by.
 
 mod job;
 mod lanes;
@@ -23,7 +23,7 @@ use std::sync::Arc;
 use half::{bf16, f16};
 
 use self::{
-    job::{CHUNK, Narrow, multiply},
+    job::{CHUNK, multiply},
     lanes::{Dot, Portable},
 };
 use super::simd::Float;
@@ -47,7 +47,7 @@ impl Kernel<Linear, Cpu> for Blocked {
     }
 
     fn about(&self) -> &'static str {
-        "dot-product tiles over row-major weights; same bits for a row in any batch"
+        "strips of row-major weights by panels of x; same bits for a row in any batch"
     }
 
     fn supports(&self, spec: &LinearSpec) -> std::result::Result<(), Unsupported> {
@@ -76,7 +76,7 @@ impl Kernel<Linear, Cpu> for Blocked {
 }
 
 /// Runs the call at the device's SIMD level.
-fn at_level<T: Value, O: Narrow>(dev: &Cpu, a: LinearArgs<'_, Cpu>, scratch: &mut CpuBuffer) {
+fn at_level<T: Value, O: Float>(dev: &Cpu, a: LinearArgs<'_, Cpu>, scratch: &mut CpuBuffer) {
     // SAFETY: `Cpu` offers no level that this machine lacks.
     unsafe {
         match dev.simd() {

@@ -2,10 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::{
-    job::{CHUNK, Narrow},
-    *,
-};
+use super::{job::CHUNK, *};
 use crate::kernels::cpu::simd::Float;
 use crate::{
     device::{Tensor, ViewMut},
@@ -211,20 +208,6 @@ fn a_row_has_the_same_bits_in_any_batch() {
         same_bits_in_any_batch::<bf16, f32>(simd);
         same_bits_in_any_batch::<f16, f16>(simd);
     }
-}
-
-#[test]
-fn narrowing_is_that_of_the_half_crate() {
-    let specials =
-        [0.0, -0.0, 1.0, f32::MAX, f32::MIN_POSITIVE, 1e-41, 65504.0, 65520.0, f32::INFINITY, f32::NAN];
-    let bits = (0..1 << 16).map(|i| f32::from_bits(i * 65_521 + 7));
-    // Ties at both parities of the last kept bit.
-    let ties = (0..1 << 12).map(|i| f32::from_bits(0x3f80_8000 + (i << 16)));
-    let all: Vec<f32> = specials.into_iter().flat_map(|v| [v, -v]).chain(bits).chain(ties).collect();
-    let mut got = vec![bf16::ZERO; all.len()];
-    bf16::narrow(&all, &mut got);
-    let same = |(g, v): (&bf16, &f32)| g.to_bits() == bf16::from_f32(*v).to_bits();
-    assert!(got.iter().zip(&all).all(same));
 }
 
 #[test]

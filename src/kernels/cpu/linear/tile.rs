@@ -1,90 +1,45 @@
-//! The one place where products are summed: four rows of weights by `C` rows of x over one block of k.
+//! The one place where products are summed: a strip of weight rows by `C` rows of x over one block of k.
+//!
+//! A vector of weights holds 16 bytes of each of `GROUP` rows, an operand of x the same 16 bytes of one row in
+//! every block. So a sum's four lanes stay inside one block, and adding them up for all outputs of four vectors
+//! takes nine instructions ([`add_lanes`]), where lanes spread over a whole register took eighty.
 //!
 //! **One summation order per SIMD level.** k is cut in [`blocks`], which depend on k, dtype and level alone.
-//! Within a block the terms of an output go to the lanes of one vector of sums, in the order of k, and
-//! [`Level::reduce`] adds the lanes by a fixed tree; the blocks' sums are added to 0 in order, then the bias.
-//! Nothing of this depends on the tile's width, on where the weights are read from ([`Weights`]), on m or on
-//! the thread: a row's result has the same bits alone, in any batch and at any place in it.
+//! Within a block the terms of an output go to its four lanes in the order of k (`vdpbf16ps` adds two neighbours
+//! to a lane); lanes 0 + 2 and 1 + 3 are added, then those; the blocks' sums are added to 0 in order, then the
+//! bias. Nothing of this depends on the tile's width, on where the weights are read from, on m or on the thread:
+//! a row's result has the same bits alone, in any batch and at any place in it.
 
-use super::lanes::{Dot, Level, Operand, Packed};
+use super::{
+    super::simd::{L2, prefetch},
+    lanes::{BLOCK, Dot, Level, Vector},
+};
 use crate::device::Element;
 
-/// Rows of weights in a tile.
-pub(super) const ROWS: usize = 4;
+/// Vectors of a strip: as many as [`add_lanes`] takes.
+pub(super) const VECTORS: usize = 4;
 
-/// Packed bytes of a row's block of k at most: long enough to make the reduction and the end of the loop
-/// cheap, short enough that the rows of a tile stay in the L1 cache.
-const BLOCK_BYTES: usize = 4096;
+/// Rows of weights in a strip.
+pub(super) const fn rows<L: Level>() -> usize {
+    VECTORS * <L::V as Vector>::GROUP
+}
 
-/// Packed bytes of a tile's weights in a block of k at most.
-pub(super) const TILE_BYTES: usize = ROWS * BLOCK_BYTES;
+/// [`rows`] at the widest level.
+pub(super) const MAX_ROWS: usize = 16;
+
+/// Bytes of a packed strip's block of k at most: it stays in the L1 cache beside a panel of x.
+pub(super) const STRIP_BYTES: usize = 18 << 10;
 
 /// The longest step of all levels.
 const MAX_STEP: usize = 32;
 
-/// `[c][r]`: x row `c` times weight row `r`.
-type Products<const C: usize> = [[f32; ROWS]; C];
-
-/// A block of k of a tile's weights.
-pub(super) enum Weights<L: Dot<T>, T> {
-    /// Rows where they lie.
-    Raw([*const T; ROWS]),
-    /// What [`pack`] made of them, `ROWS` rows.
-    Packed(*const Packed<L, T>),
-}
-
-/// Adds the products over `len` elements of k with a panel of `sums.len()` rows of x.
-///
-/// # Safety
-/// The CPU has level `L`; each raw row covers `len` elements, packed ones and those of `x` `padded(len)`; the
-/// panel is at most [`Level::RAW_COLS`] wide for raw weights, [`Level::COLS`] for packed ones.
-#[inline(always)]
-pub(super) unsafe fn add_products<L: Dot<T>, T: Element>(
-    w: &Weights<L, T>,
-    x: *const Packed<L, T>,
-    len: usize,
-    sums: &mut [[f32; ROWS]],
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match sums.len() {
-            1 => add::<L, T, 1>(w, x, len, sums),
-            2 => add::<L, T, 2>(w, x, len, sums),
-            3 => add::<L, T, 3>(w, x, len, sums),
-            4 => add::<L, T, 4>(w, x, len, sums),
-            5 => add::<L, T, 5>(w, x, len, sums),
-            6 => add::<L, T, 6>(w, x, len, sums),
-            rows => unreachable!("a panel of {rows} rows"),
-        }
-    }
-}
-
-/// # Safety
-/// As [`add_products`], with `C` rows of x.
-#[inline(always)]
-unsafe fn add<L: Dot<T>, T: Element, const C: usize>(
-    w: &Weights<L, T>,
-    x: *const Packed<L, T>,
-    len: usize,
-    sums: &mut [[f32; ROWS]],
-) {
-    // SAFETY: the caller's promise. The guards keep tiles that no level asks for out of the binary.
-    let part = unsafe {
-        match *w {
-            Weights::Raw(w) if C <= L::RAW_COLS => raw::<L, T, C>(w, x, len),
-            Weights::Packed(w) if C <= L::COLS => packed::<L, T, C>(w, x, len),
-            _ => unreachable!("a panel of {C} rows"),
-        }
-    };
-    for (sum, part) in sums.as_flattened_mut().iter_mut().zip(part.as_flattened()) {
-        *sum += part;
-    }
-}
+/// Pointers to a strip's rows, from the block of k on that is at hand. At lower levels the first [`rows`] count.
+pub(super) type Rows<T> = [*const T; MAX_ROWS];
 
 /// The blocks of k, of equal whole steps but for the last: where each starts, and its length.
 #[inline(always)]
 pub(super) fn blocks<L: Dot<T>, T>(k: usize) -> impl Iterator<Item = (usize, usize)> {
-    let most = BLOCK_BYTES / size_of::<Packed<L, T>>();
+    let most = STRIP_BYTES / (rows::<L>() * size_of::<L::Packed>());
     let block = k.div_ceil(k.div_ceil(most).max(1)).next_multiple_of(L::STEP).max(1);
     (0..k.div_ceil(block)).map(move |b| (b * block, block.min(k - b * block)))
 }
@@ -94,133 +49,226 @@ pub(super) const fn padded<L: Dot<T>, T>(k: usize) -> usize {
     k.next_multiple_of(L::STEP)
 }
 
-/// Packs `len` (at most a block) elements of a row, with zeros up to a whole step, among `rows` such:
-/// `[operand along k][row][WIDTH]`.
-///
-/// # Safety
-/// The CPU has level `L`; `src` covers `len` elements; `dst`, this row's first operand, begins
-/// `rows * padded(len)` elements less those of the rows before.
-#[inline(always)]
-pub(super) unsafe fn pack<L: Dot<T>, T: Element>(
-    src: *const T,
-    len: usize,
-    rows: usize,
-    dst: *mut Packed<L, T>,
-) {
-    let (whole, dst) = (len / L::STEP, dst.cast::<L::Operand>());
-    // SAFETY: step `s` reads elements below `len` (or their copy) and writes operands `s * VECS + i`, below
-    // `padded(len) / WIDTH`, of one row.
-    unsafe {
-        for s in 0..whole {
-            for i in 0..L::VECS {
-                dst.add((s * L::VECS + i) * rows).write_unaligned(L::unpack(src.add(s * L::STEP), i));
-            }
-        }
-        if len > whole * L::STEP {
-            let tail = tail(src.add(whole * L::STEP), len - whole * L::STEP);
-            for i in 0..L::VECS {
-                dst.add((whole * L::VECS + i) * rows).write_unaligned(L::unpack(tail.as_ptr(), i));
-            }
-        }
-    }
+/// Operands along `len` elements of k.
+const fn operands<L: Dot<T>, T>(len: usize) -> usize {
+    padded::<L, T>(len) * size_of::<L::Packed>() / BLOCK
 }
 
-/// A tile whose weights were packed by [`pack`] with [`ROWS`] rows, over `len` elements of k.
+/// Gives `take(operand along k, vector, weights)` everything of a strip over `len` elements of k. Meanwhile asks
+/// for what lies `ahead` elements further.
 ///
 /// # Safety
-/// The CPU has level `L`; `w` and `x` cover `ROWS` and `C` packed rows of `padded(len)`.
+/// The CPU has level `L`; each row covers `len` elements.
 #[inline(always)]
-unsafe fn packed<L: Dot<T>, T, const C: usize>(
-    w: *const Packed<L, T>,
-    x: *const Packed<L, T>,
+unsafe fn each_operand<L: Dot<T>, T: Element>(
+    w: &Rows<T>,
     len: usize,
-) -> Products<C> {
-    let (w, x) = (w.cast::<L::Operand>(), x.cast::<L::Operand>());
-    // SAFETY: the operands along k are `padded(len) / WIDTH`, each `ROWS` or `C` wide.
-    unsafe {
-        let mut sums = [[L::zero(); C]; ROWS];
-        for v in 0..len.div_ceil(L::STEP) * L::VECS {
-            let x = load::<L, T, C>(x.add(v * C));
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let w = w.add(v * ROWS + r).read_unaligned();
-                for (sums, x) in sums.iter_mut().zip(x) {
-                    *sums = L::Operand::dot(*sums, w, x);
+    ahead: usize,
+    mut take: impl FnMut(usize, usize, L::V),
+) {
+    let group = <L::V as Vector>::GROUP;
+    for at in (0..len).step_by(L::STEP) {
+        let first = at / L::STEP * group * L::PARTS;
+        for v in 0..VECTORS {
+            // Lane `v` of block `g` of the sums is then that of row `VECTORS * g + v`.
+            let load = |g: usize| {
+                let from = w[VECTORS * g + v].wrapping_add(at);
+                prefetch::<L2, T>(from.wrapping_add(ahead));
+                // SAFETY: elements of the row, or a copy of its last ones.
+                unsafe {
+                    if at + L::STEP <= len { L::load(from) } else { L::load(tail(from, len - at).as_ptr()) }
                 }
+            };
+            // SAFETY: the caller's promise.
+            unsafe {
+                L::V::transpose(load, |block, loaded| {
+                    for part in 0..L::PARTS {
+                        take(first + block * L::PARTS + part, v, L::part(loaded, part));
+                    }
+                });
             }
         }
-        reduce::<L, C>(sums)
     }
 }
 
-/// A tile whose weights are read where they lie, over `len` elements of k.
+/// Packs a strip: `[operand along k][vector]`. `ahead` as in [`each_operand`].
 ///
 /// # Safety
-/// The CPU has level `L`; each of `w` covers `len` elements and `x` covers `C` packed rows of `padded(len)`.
+/// The CPU has level `L`; each row covers `len` elements, at most a block; `to` has [`STRIP_BYTES`].
 #[inline(always)]
-unsafe fn raw<L: Dot<T>, T: Element, const C: usize>(
-    w: [*const T; ROWS],
-    x: *const Packed<L, T>,
-    len: usize,
-) -> Products<C> {
-    let x = x.cast::<L::Operand>();
-    let whole = len / L::STEP;
-    // SAFETY: as in `pack` for the weights, as in `packed` for x.
+pub(super) unsafe fn pack_strip<L: Dot<T>, T: Element>(w: &Rows<T>, len: usize, ahead: usize, to: *mut u8) {
+    // SAFETY: the caller's promise; a block's operands fit.
     unsafe {
-        let mut sums = [[L::zero(); C]; ROWS];
-        for s in 0..whole {
-            let w = w.map(|w| w.add(s * L::STEP));
-            step::<L, T, C>(&mut sums, w, x.add(s * L::VECS * C));
-        }
-        if len > whole * L::STEP {
-            let tails = w.map(|w| tail(w.add(whole * L::STEP), len - whole * L::STEP));
-            step::<L, T, C>(&mut sums, tails.each_ref().map(|t| t.as_ptr()), x.add(whole * L::VECS * C));
-        }
-        reduce::<L, C>(sums)
+        each_operand::<L, T>(w, len, ahead, |i, v, weights| {
+            weights.store(to.add((i * VECTORS + v) * size_of::<L::V>()));
+        });
     }
 }
 
-/// One step along k.
+/// Packs `len` (at most a block) elements of a row of x among the `rows` of its panel, with zeros up to a whole
+/// step: `[operand along k][row]`.
 ///
 /// # Safety
-/// The CPU has level `L`; each of `w` covers a step and `x` a step of `C` rows.
+/// The CPU has level `L`; `x` covers `len` elements; `to`, this row's first operand, begins the packed panel less
+/// the rows before.
 #[inline(always)]
-unsafe fn step<L: Dot<T>, T, const C: usize>(
-    sums: &mut [[L::Sums; C]; ROWS],
-    w: [*const T; ROWS],
-    x: *const L::Operand,
-) {
-    for i in 0..L::VECS {
-        // SAFETY: the caller's promise.
+pub(super) unsafe fn pack_x<L: Dot<T>, T: Element>(x: *const T, len: usize, rows: usize, to: *mut u8) {
+    let mut parts = [[[0u8; BLOCK]; 4]; 2];
+    let mut to = to.cast::<[u8; BLOCK]>();
+    for at in (0..len).step_by(L::STEP) {
+        // SAFETY: elements of the row, or a copy of its last ones; one operand after the other of this row.
         unsafe {
-            let x = load::<L, T, C>(x.add(i * C));
-            for (sums, w) in sums.iter_mut().zip(w) {
-                let w = L::unpack(w, i);
-                for (sums, x) in sums.iter_mut().zip(x) {
-                    *sums = L::Operand::dot(*sums, w, x);
+            let x = x.add(at);
+            let loaded = if at + L::STEP <= len { L::load(x) } else { L::load(tail(x, len - at).as_ptr()) };
+            for (i, part) in parts[..L::PARTS].iter_mut().enumerate() {
+                L::part(loaded, i).store(part.as_mut_ptr().cast());
+            }
+            for block in 0..<L::V as Vector>::GROUP {
+                for part in &parts[..L::PARTS] {
+                    to.write(part[block]);
+                    to = to.wrapping_add(rows);
                 }
             }
         }
     }
 }
 
+/// Adds to `sums`, `[C][rows]`, the products of a packed strip with a packed panel over `len` elements of k.
+///
 /// # Safety
-/// `x` covers `C` operands.
+/// The CPU has level `L`; `w` is what [`pack_strip`] wrote, `x` what [`pack_x`] wrote for `C` rows.
 #[inline(always)]
-unsafe fn load<L: Dot<T>, T, const C: usize>(x: *const L::Operand) -> [L::Operand; C] {
-    // SAFETY: the caller's promise.
-    unsafe { x.cast::<[L::Operand; C]>().read_unaligned() }
+unsafe fn packed<L: Dot<T>, T, const C: usize>(w: *const u8, x: *const u8, len: usize, sums: &mut [f32]) {
+    // SAFETY: the operands along k are `operands(len)`, each `VECTORS` or `C` wide.
+    unsafe {
+        let mut acc = [[L::V::zero(); VECTORS]; C];
+        for i in 0..operands::<L, T>(len) {
+            let x = repeat::<L, C>(x, i);
+            for v in 0..VECTORS {
+                let w = L::V::load(w.add((i * VECTORS + v) * size_of::<L::V>()));
+                for (acc, x) in acc.iter_mut().zip(x) {
+                    acc[v] = L::dot(acc[v], w, x);
+                }
+            }
+        }
+        add_lanes::<L, C>(acc, sums);
+    }
 }
 
+/// As [`packed`], with the strip's rows read where they lie. `ahead` as in [`each_operand`].
+///
+/// # Safety
+/// As there; each row of `w` covers `len` elements.
+#[inline(always)]
+unsafe fn in_place<L: Dot<T>, T: Element, const C: usize>(
+    w: &Rows<T>,
+    ahead: usize,
+    x: *const u8,
+    len: usize,
+    sums: &mut [f32],
+) {
+    // SAFETY: as in `packed`.
+    unsafe {
+        let mut acc = [[L::V::zero(); VECTORS]; C];
+        each_operand::<L, T>(w, len, ahead, |i, v, w| {
+            let x = repeat::<L, C>(x, i);
+            for (acc, x) in acc.iter_mut().zip(x) {
+                acc[v] = L::dot(acc[v], w, x);
+            }
+        });
+        add_lanes::<L, C>(acc, sums);
+    }
+}
+
+/// Operand `i` of a panel's rows.
+///
+/// # Safety
+/// The CPU has level `L`; `x` covers `i + 1` operands of `C` rows.
+#[inline(always)]
+unsafe fn repeat<L: Level, const C: usize>(x: *const u8, i: usize) -> [L::V; C] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut out = [L::V::zero(); C];
+        for (c, out) in out.iter_mut().enumerate() {
+            *out = L::V::repeat(x.add((i * C + c) * BLOCK));
+        }
+        out
+    }
+}
+
+/// Adds the lanes of each output of a tile, and that to `sums`.
+///
 /// # Safety
 /// The CPU has level `L`.
 #[inline(always)]
-unsafe fn reduce<L: Level, const C: usize>(sums: [[L::Sums; C]; ROWS]) -> Products<C> {
-    let mut out = [[0.0; ROWS]; C];
-    for (c, out) in out.iter_mut().enumerate() {
-        // SAFETY: the caller's promise.
-        *out = unsafe { L::reduce(sums.map(|row| row[c])) };
+unsafe fn add_lanes<L: Level, const C: usize>(acc: [[L::V; VECTORS]; C], sums: &mut [f32]) {
+    for ([a, b, c, d], sums) in acc.into_iter().zip(sums.chunks_exact_mut(rows::<L>())) {
+        // SAFETY: the caller's promise; a chunk is a vector long.
+        unsafe {
+            let pair = |a, b| {
+                let [low, high] = L::V::interleave(a, b);
+                L::V::add(low, high)
+            };
+            let [even, odd] = L::V::halves(pair(a, b), pair(c, d));
+            let all = L::V::add(even, odd);
+            let to = sums.as_mut_ptr().cast();
+            L::V::add(L::V::load(to), all).store(to);
+        }
     }
-    out
+}
+
+/// Where a strip's weights are.
+#[derive(Clone, Copy)]
+pub(super) enum Strip<'a, T> {
+    /// Packed by [`pack_strip`].
+    Packed(*const u8),
+    /// Where they lie, with `ahead` of [`each_operand`].
+    InPlace(&'a Rows<T>, usize),
+}
+
+/// Adds to `sums`, `[panel rows][rows]`, the products of a strip with a packed panel over `len` elements of k.
+///
+/// # Safety
+/// The CPU has level `L`; the strip and `x`, at most [`Level::COLS`] rows, cover `len` elements of k.
+#[inline(always)]
+pub(super) unsafe fn add_products<L: Dot<T>, T: Element>(
+    strip: Strip<'_, T>,
+    x: *const u8,
+    len: usize,
+    sums: &mut [f32],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match sums.len() / rows::<L>() {
+            1 => add::<L, T, 1>(strip, x, len, sums),
+            2 => add::<L, T, 2>(strip, x, len, sums),
+            3 => add::<L, T, 3>(strip, x, len, sums),
+            4 => add::<L, T, 4>(strip, x, len, sums),
+            5 => add::<L, T, 5>(strip, x, len, sums),
+            6 => add::<L, T, 6>(strip, x, len, sums),
+            rows => unreachable!("a panel of {rows} rows"),
+        }
+    }
+}
+
+/// # Safety
+/// As [`add_products`], with `C` rows of x.
+#[inline(always)]
+unsafe fn add<L: Dot<T>, T: Element, const C: usize>(
+    strip: Strip<'_, T>,
+    x: *const u8,
+    len: usize,
+    sums: &mut [f32],
+) {
+    // The guard keeps tiles that no level asks for out of the binary.
+    assert!(C <= L::COLS, "a panel of {C} rows");
+    // SAFETY: the caller's promise.
+    unsafe {
+        match strip {
+            Strip::Packed(w) => packed::<L, T, C>(w, x, len, sums),
+            Strip::InPlace(w, ahead) => in_place::<L, T, C>(w, ahead, x, len, sums),
+        }
+    }
 }
 
 /// `len` elements at `p` and zeros, so that a whole step can be read.
