@@ -87,7 +87,7 @@ impl fmt::Display for Fault {
 }
 
 /// `file:line`, or the line of the PTX where there is no line info.
-fn at(source: &Option<(String, u32)>, ptx_line: u32) -> String {
+pub(crate) fn at(source: &Option<(String, u32)>, ptx_line: u32) -> String {
     match source {
         Some((file, line)) => format!("{file}:{line}"),
         None => format!("ptx line {ptx_line}"),

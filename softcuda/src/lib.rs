@@ -4,6 +4,7 @@
 //! timing. In reading order: [`memory`] is the address space, [`ptx`] parses, [`module`] loads and lowers to the form
 //! that [`exec`] runs, [`fault`] is what can go wrong.
 
+mod check;
 pub mod exec;
 pub mod fault;
 mod lower;

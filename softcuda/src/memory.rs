@@ -171,7 +171,6 @@ pub(crate) fn mark(bits: &[AtomicU64], offset: u64, bytes: u64) {
 }
 
 /// The first offset in the range whose bit is not set.
-#[allow(dead_code, reason = "for the init check")]
 pub(crate) fn first_unmarked(bits: &[AtomicU64], offset: u64, bytes: u64) -> Option<u64> {
     let (mut at, end) = (offset, offset + bytes);
     while at < end {

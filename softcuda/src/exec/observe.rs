@@ -49,8 +49,10 @@ pub struct Finding {
     pub lane: u32,
     /// What is wrong.
     pub message: String,
-    /// The address.
+    /// The address, if it is one of global memory.
     pub addr: Option<u64>,
+    /// The instruction that it collides with.
+    pub other: Option<u32>,
 }
 
 /// Watches one block at a time.
@@ -60,19 +62,27 @@ pub trait Observer {
     /// A block begins.
     fn begin(&mut self, block: u64, shared: u32, warps: u32);
     /// A warp instruction runs on these lanes.
-    fn instruction(&mut self, pc: u32, inst: &Inst, mask: u32);
+    fn instruction(&mut self, warp: u32, pc: u32, inst: &Inst, mask: u32);
     /// A memory access is about to happen.
     ///
     /// # Errors
     /// What is wrong with it.
     fn access(&mut self, event: &Event<'_>) -> Result<(), Finding>;
-    /// Lanes of a warp arrived at a barrier of the block; `live` are all that have not exited.
+    /// Lanes of a warp arrived at a barrier of the block, one of 16; `live` are all that have not exited.
     ///
     /// # Errors
     /// What is wrong with it.
-    fn arrive(&mut self, warp: u32, pc: u32, mask: u32, live: u32, aligned: bool) -> Result<(), Finding>;
+    fn arrive(
+        &mut self,
+        warp: u32,
+        pc: u32,
+        mask: u32,
+        live: u32,
+        aligned: bool,
+        barrier: u32,
+    ) -> Result<(), Finding>;
     /// A barrier of the block is complete.
-    fn released(&mut self);
+    fn released(&mut self, barrier: u32);
     /// Copies of `cp.async` are complete: their shared addresses and bytes, by lane.
     fn copied(&mut self, warp: u32, addrs: &[u64; 32], mask: u32, bytes: u32);
 }
@@ -86,17 +96,17 @@ impl Observer for Nothing {
     #[inline(always)]
     fn begin(&mut self, _: u64, _: u32, _: u32) {}
     #[inline(always)]
-    fn instruction(&mut self, _: u32, _: &Inst, _: u32) {}
+    fn instruction(&mut self, _: u32, _: u32, _: &Inst, _: u32) {}
     #[inline(always)]
     fn access(&mut self, _: &Event<'_>) -> Result<(), Finding> {
         Ok(())
     }
     #[inline(always)]
-    fn arrive(&mut self, _: u32, _: u32, _: u32, _: u32, _: bool) -> Result<(), Finding> {
+    fn arrive(&mut self, _: u32, _: u32, _: u32, _: u32, _: bool, _: u32) -> Result<(), Finding> {
         Ok(())
     }
     #[inline(always)]
-    fn released(&mut self) {}
+    fn released(&mut self, _: u32) {}
     #[inline(always)]
     fn copied(&mut self, _: u32, _: &[u64; 32], _: u32, _: u32) {}
 }

@@ -9,14 +9,15 @@ use std::sync::{
 };
 
 use super::{
-    Launch,
-    code::{Code, Row},
+    Checks, Launch,
+    code::{Code, Origin, Row},
     observe::{Nothing, Observer},
     space::Space,
     warp::{Barrier, Machine, Stop, Warp, Wrong},
 };
 use crate::{
-    fault::Fault,
+    check::Sanitizer,
+    fault::{Fault, at},
     memory::Memory,
     module::{KernelInfo, Module},
 };
@@ -34,9 +35,15 @@ pub struct Failed {
 impl Failed {
     /// With the names that its reader needs.
     pub fn dress(self, memory: &Memory, module: &Module, info: &KernelInfo, code: &Code) -> Fault {
-        let Wrong { kind, pc, message, addr, global, .. } = *self.wrong;
+        let Wrong { kind, pc, mut message, addr, global, other, .. } = *self.wrong;
         let origin = code.origins[pc as usize];
-        let source = origin.loc.map(|loc| (module.file(loc.file).unwrap_or("?").to_string(), loc.line));
+        let source = |origin: &Origin| {
+            origin.loc.map(|loc| (module.file(loc.file).unwrap_or("?").to_string(), loc.line))
+        };
+        if let Some(other) = other.map(|pc| &code.origins[pc as usize]) {
+            message += &format!(" at {}", at(&source(other), other.ptx_line));
+        }
+        let source = source(&origin);
         Fault {
             kind,
             message,
@@ -53,6 +60,12 @@ impl Failed {
 
 /// Runs all blocks; the first that goes wrong, in their order, is the error.
 pub fn all(launch: &Launch<'_>, blocks: u64, threads: u32) -> Result<(), Failed> {
+    if launch.options.checks != Checks::default() {
+        // One after the other, so that what is found does not depend on timing.
+        let mut sanitizer = Sanitizer::new(launch.options.checks, launch.views);
+        let mut worker = Worker::new(launch, threads);
+        return (0..blocks).try_for_each(|number| worker.block(number, &mut sanitizer));
+    }
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let workers = match launch.code.ordered {
         true => 1,
@@ -221,7 +234,7 @@ impl<'a> Worker<'a> {
                     let id = machine.complete.trailing_zeros() as usize;
                     machine.complete &= machine.complete - 1;
                     let barrier = std::mem::take(&mut machine.barriers[id]);
-                    machine.observer.released();
+                    machine.observer.released(id as u32);
                     for (j, warp) in self.warps.iter_mut().enumerate() {
                         let (regs, preds) = place(j);
                         machine.release(warp, id as u8, barrier, regs, preds);

@@ -45,6 +45,8 @@ pub struct Wrong {
     pub addr: Option<u64>,
     /// The address is one of [`crate::memory`].
     pub global: bool,
+    /// The instruction that it collides with.
+    pub other: Option<u32>,
 }
 
 type Result<T> = std::result::Result<T, Box<Wrong>>;
@@ -238,7 +240,7 @@ impl Barrier {
 }
 
 fn wrong<T>(kind: FaultKind, pc: u32, lane: usize, message: String) -> Result<T> {
-    Err(Box::new(Wrong { kind, lane: lane as u32, pc, message, addr: None, global: false }))
+    Err(Box::new(Wrong { kind, lane: lane as u32, pc, message, addr: None, global: false, other: None }))
 }
 
 /// The name of a window in messages.
@@ -286,7 +288,7 @@ impl<O: Observer> Machine<'_, O> {
             let guard = frame.pred(inst.guard.into()) ^ u32::from(inst.guard_not).wrapping_neg();
             let mask = w.active & guard;
             w.clock += 1;
-            self.observer.instruction(pc, inst, mask);
+            self.observer.instruction(w.id, pc, inst, mask);
             if inst.op == Op::Bra {
                 self.branch(w, inst.a, mask)?;
                 continue;
@@ -432,13 +434,22 @@ impl<O: Observer> Machine<'_, O> {
             }
         };
         let global = matches!(bad.window, Window::Global | Window::Generic);
-        Box::new(Wrong { kind: bad.kind, lane: bad.lane as u32, pc, message, addr: Some(bad.addr), global })
+        Box::new(Wrong {
+            kind: bad.kind,
+            lane: bad.lane as u32,
+            pc,
+            message,
+            addr: Some(bad.addr),
+            global,
+            other: None,
+        })
     }
 
     #[cold]
     fn found(f: Finding, pc: u32) -> Box<Wrong> {
         let global = f.addr.is_some();
-        Box::new(Wrong { kind: f.kind, lane: f.lane, pc, message: f.message, addr: f.addr, global })
+        let Finding { kind, lane, message, addr, other } = f;
+        Box::new(Wrong { kind, lane, pc, message, addr, global, other })
     }
 
     /// Resolves an access and shows it to the observer.
@@ -963,7 +974,7 @@ impl<O: Observer> Machine<'_, O> {
         let uses = &self.code.lists[inst.a as usize + usize::from(inst.results)..];
         let (ids, counts) = (frame.load::<u32>(uses[0]), frame.load::<u32>(uses[1]));
         let first = mask.trailing_zeros() as usize;
-        if let Err(f) = self.observer.arrive(w.id, pc, mask, w.live, bar.aligned) {
+        if let Err(f) = self.observer.arrive(w.id, pc, mask, w.live, bar.aligned, ids[first]) {
             return Err(Self::found(f, pc));
         }
         for lane in lanes(mask) {
@@ -1187,7 +1198,7 @@ impl<O: Observer> Machine<'_, O> {
             (lane, w.lane_pc[lane] - 1, m)
         };
         let kind = FaultKind::Sync;
-        Some(Box::new(Wrong { kind, lane: lane as u32, pc, message, addr: None, global: false }))
+        Some(Box::new(Wrong { kind, lane: lane as u32, pc, message, addr: None, global: false, other: None }))
     }
 }
 
