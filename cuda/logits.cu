@@ -1,0 +1,128 @@
+// Logits processing, in place: soft-cap, bias, penalties, temperature, min-p, in this order.
+//   logits: [rows, VOCAB] f32      params: [rows, 5] f32: temperature (0: greedy), min_p, repetition, frequency, presence
+//   history: [rows + 1] starts, ids (distinct in a row), counts     bias: [rows + 1] starts, ids, values     all i32 but values
+// Oracle: reference/src/logits.rs; but for the soft-cap the same roundings, so the same bits. Shapes checked by
+// src/kernels/logits.rs. JIT constants: VOCAB.
+//   adjust, then mask_unlikely
+//                        adjust: a block for CHUNK logits of a row, in shared memory, so that single tokens and whole rows
+//                        take one read and one write; rows that change single tokens only are not read as a whole, and
+//                        rows that ask for nothing not at all. mask_unlikely: min-p, which needs the whole row's maximum first.
+// Scratch: rows * CHUNKS f32, the chunks' maxima.
+#include "common.cuh"
+
+#ifndef VOCAB
+#define VOCAB 151936
+#endif
+constexpr u32 THREADS = 256, CHUNK = 4096, CHUNKS = ceil_div(u32(VOCAB), CHUNK);
+
+// f(i) with i the index in the chunk of four logits at a time, or of one where rows do not lie at multiples of 16 bytes.
+template <class F>
+__device__ __forceinline__ void for_chunk(u32 first, F f) {
+    constexpr u32 STEP = VOCAB % 4 == 0 ? 4 : 1;
+#pragma unroll 4
+    for (u32 i = threadIdx.x * STEP; i < CHUNK; i += THREADS * STEP)
+        if (first + i < VOCAB) f(i);
+}
+template <class F>
+__device__ __forceinline__ void update(float* to, const float* from, F f) {
+    if constexpr (VOCAB % 4 == 0) {
+        const float4 l = *reinterpret_cast<const float4*>(from);
+        *reinterpret_cast<float4*>(to) = make_float4(f(l.x), f(l.y), f(l.z), f(l.w));
+    } else {
+        *to = f(*from);
+    }
+}
+
+struct Params {
+    float temperature, min_p, repetition, frequency, presence;
+};
+__device__ __forceinline__ Params load_params(const float* params, u32 row) {
+    const float* p = params + row * 5;
+    return {p[0], p[1], p[2], p[3], p[4]};
+}
+
+// Launch: grid (CHUNKS, rows), block THREADS. softcap: 0 is none.
+extern "C" __global__ void __launch_bounds__(THREADS)
+adjust(float* __restrict__ logits, const float* __restrict__ params, const int* __restrict__ history_start,
+       const int* __restrict__ history_ids, const int* __restrict__ history_counts, const int* __restrict__ bias_start,
+       const int* __restrict__ bias_ids, const float* __restrict__ bias_values, float* __restrict__ maxima, float softcap) {
+    __shared__ __align__(16) float chunk[CHUNK];
+    __shared__ float shared[WARP];
+    const u32 row = blockIdx.y, first = blockIdx.x * CHUNK;
+    const Params p = load_params(params, row);
+    const int h0 = history_start[row], h1 = history_start[row + 1], b0 = bias_start[row], b1 = bias_start[row + 1];
+    const bool divide = p.temperature > 0.0f && p.temperature != 1.0f, min_p = p.temperature > 0.0f && p.min_p > 0.0f;
+    const bool single = h0 < h1 || b0 < b1, whole = softcap > 0.0f || divide || min_p;
+    if (!single && !whole) return;
+
+    float* const here = logits + u64(row) * VOCAB + first;
+    if (whole) {
+        for_chunk(first, [&](u32 i) {
+            update(chunk + i, here + i, [&](float l) {
+                return softcap > 0.0f ? __fmul_rn(softcap, tanhf(__fdiv_rn(l, softcap))) : l;
+            });
+        });
+        __syncthreads();
+    }
+    float* const at = whole ? chunk : here;
+    if (single) {
+        const auto inside = [&](int id) { return u32(id) - first < CHUNK && u32(id) < VOCAB; };
+        for (int e = b0 + int(threadIdx.x); e < b1; e += THREADS) {
+            const int id = bias_ids[e];
+            if (!inside(id)) continue;
+            // The first entry of a token adds all of them, in order.
+            bool repeated = false;
+            for (int d = b0; d < e; d++) repeated |= bias_ids[d] == id;
+            if (repeated) continue;
+            float l = at[id - first];
+            for (int d = e; d < b1; d++)
+                if (bias_ids[d] == id) l = __fadd_rn(l, bias_values[d]);
+            at[id - first] = l;
+        }
+        __syncthreads();
+        for (int e = h0 + int(threadIdx.x); e < h1; e += THREADS) {
+            const int id = history_ids[e], count = history_counts[e];
+            if (!inside(id)) continue;
+            float l = at[id - first];
+            l = l > 0.0f ? __fdiv_rn(l, p.repetition) : __fmul_rn(l, p.repetition);
+            if (count > 0) {
+                l = __fsub_rn(l, __fmul_rn(p.frequency, float(count)));
+                l = __fsub_rn(l, p.presence);
+            }
+            at[id - first] = l;
+        }
+        __syncthreads();
+    }
+    if (!whole) return;
+    const bool changed = softcap > 0.0f || divide || single;
+    float top = -INFINITY;
+    for_chunk(first, [&](u32 i) {
+        const auto final = [&](float l) {
+            l = divide ? __fdiv_rn(l, p.temperature) : l;
+            top = fmaxf(top, l);
+            return l;
+        };
+        update(changed ? here + i : chunk + i, chunk + i, final);
+    });
+    if (min_p) {
+        top = block_max(top, shared);
+        if (threadIdx.x == 0) maxima[row * CHUNKS + blockIdx.x] = top;
+    }
+}
+
+// Launch: as adjust, after it.
+extern "C" __global__ void __launch_bounds__(THREADS)
+mask_unlikely(float* __restrict__ logits, const float* __restrict__ params, const float* __restrict__ maxima) {
+    __shared__ float shared[WARP];
+    const u32 row = blockIdx.y, first = blockIdx.x * CHUNK;
+    const Params p = load_params(params, row);
+    if (!(p.temperature > 0.0f && p.min_p > 0.0f)) return;
+    float top = -INFINITY;
+    for (u32 c = threadIdx.x; c < CHUNKS; c += THREADS) top = fmaxf(top, maxima[row * CHUNKS + c]);
+    top = block_max(top, shared);
+    const float floor = float(log(double(p.min_p)));
+    float* const here = logits + u64(row) * VOCAB + first;
+    for_chunk(first, [&](u32 i) {
+        update(here + i, here + i, [&](float l) { return __fsub_rn(l, top) < floor ? -INFINITY : l; });
+    });
+}

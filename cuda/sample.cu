@@ -1,0 +1,472 @@
+// Sampling: one token a row from processed logits: softmax, top-k, top-p, draw.
+//   logits: [rows, VOCAB] f32       top_p_tail: [rows] f32, what top-p may cut off (0: off)
+//   params: [rows, 5] i32: greedy, top_k (0: off), seed low, seed high, position       out: [rows] i32, the token or -1
+// Oracle: reference/src/{sampling,gumbel,philox}.rs. Shapes checked by src/kernels/sample.rs.
+//
+// A draw is the argmax of logit + Gumbel noise over what top-k and top-p leave. Noise has the oracle's bits, so tokens
+// are the CPU's. Two launches: `survey` reads the logits once with the whole chip; `pick`, a block a row, reads again
+// only where its row needs it.
+//
+// The logits lie in segments of 128; the survey notes each one's largest. Then
+//   greedy      the segment with the largest holds the token
+//   plain       the survey races all tokens; `pick` compares the warps' winners
+//   top-k       the k-th largest of the segments' largest ("delegates", Dr. Top-k, SC'21) bounds the k-th logit from
+//               below; what lies above it is little, and is cut exactly in shared memory
+//   top-p       rejection: the race's winner over all tokens is the token if top-p keeps it, for which the mass above it
+//               must be counted; if not, the next race is among the tokens above the rejected one. (FlashInfer rejects
+//               inverse-CDF draws; an argmax that is kept is the argmax of all that are kept, so here the draw stays
+//               the oracle's.)
+// JIT constants: VOCAB; RANDOM (some row is not greedy), TRUNCATED (some row has top-k or top-p): what a launch may
+// meet. Variants: `greedy` (0, 0), `gumbel` (1, 0), `rejection` (1, 1).
+// Scratch: rows * ROW_SCRATCH bytes.
+#include "common.cuh"
+
+#ifndef VOCAB
+#define VOCAB 151936
+#endif
+#ifndef RANDOM
+#define RANDOM 1
+#define TRUNCATED 1
+#endif
+
+// A warp reads STRIP tokens: lane l has tokens 4 l .. 4 l + 4 of each of LOADS times 128. A segment is what the four
+// lanes of a quad have.
+constexpr u32 LOADS = 8, STRIP = LOADS * WARP * 4, STRIPS = ceil_div(u32(VOCAB), STRIP), SEGMENTS = STRIPS * 8;
+
+struct RowScratch {
+    u64 winner[STRIPS];      // of a strip's race: `race_key`
+    float largest[SEGMENTS]; // +inf if some logit is NaN or +inf
+    float mass[SEGMENTS];    // sum of e^(logit - largest)
+};
+// The Rust side computes the same.
+constexpr u32 ROW_SCRATCH = STRIPS * 8 + SEGMENTS * 8;
+static_assert(sizeof(RowScratch) == ROW_SCRATCH);
+
+constexpr u32 SURVEY_THREADS = 128, PICK_THREADS = 256, PICK_WARPS = PICK_THREADS / WARP, PICK_BLOCKS = 2;
+
+struct Params {
+    bool greedy;
+    u32 top_k; // 0: off
+    float tail; // 0: off
+    uint2 seed;
+    u32 position;
+};
+__device__ __forceinline__ Params load_params(const int* params, const float* top_p_tail, u32 row) {
+    const int* p = params + row * 5;
+    const u32 k = p[1] > 0 && p[1] < VOCAB ? p[1] : 0;
+    return {p[0] != 0, k, top_p_tail[row], make_uint2(p[2], p[3]), u32(p[4])};
+}
+// Few enough to be bounded by delegates.
+__device__ __forceinline__ bool few(u32 top_k) { return top_k > 0 && top_k <= SEGMENTS; }
+
+// Logits token .. token + 4 of a row; minus infinity past the end.
+__device__ __forceinline__ float4 load_four(const float* row, u32 token) {
+    if constexpr (VOCAB % 4 == 0) {
+        if (token < VOCAB) return *reinterpret_cast<const float4*>(row + token);
+        return make_float4(-INFINITY, -INFINITY, -INFINITY, -INFINITY);
+    } else {
+        const auto at = [&](u32 i) { return i < VOCAB ? row[i] : -INFINITY; };
+        return make_float4(at(token), at(token + 1), at(token + 2), at(token + 3));
+    }
+}
+
+// ---- order ----
+
+// Orders as floats do; minus zero counts as zero.
+__device__ __forceinline__ u32 ordered(float x) {
+    const u32 bits = __float_as_uint(__fadd_rn(x, 0.0f));
+    return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+__device__ __forceinline__ float of_ordered(u32 key) {
+    return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key);
+}
+// The largest key is the race's winner: the lowest token of the largest logit + noise. 0: nobody took part.
+__device__ __forceinline__ u64 race_key(float noisy, u32 token) { return u64(ordered(noisy)) << 32 | u32(~token); }
+__device__ __forceinline__ u32 race_token(u64 key) { return ~u32(key); }
+
+// ---- noise: reference/src/gumbel.rs, operation by operation ----
+
+// ln(1 + f), f in [sqrt(1/2) - 1, sqrt(2) - 1], plus k ln 2.
+__device__ __forceinline__ float ln_1p(float k, float f) {
+    float q = -0.07621856f;
+    q = fmaf(q, f, 0.12904494f);
+    q = fmaf(q, f, -0.13242985f);
+    q = fmaf(q, f, 0.14181814f);
+    q = fmaf(q, f, -0.16609082f);
+    q = fmaf(q, f, 0.20001970f);
+    q = fmaf(q, f, -0.25001583f);
+    q = fmaf(q, f, 0.33333325f);
+    q = fmaf(q, f, -0.49999988f);
+    return fmaf(k, 0.693147180559945f, fmaf(q, __fmul_rn(f, f), f));
+}
+// k and f of x = 2^k (1 + f), for normal positive x.
+__device__ __forceinline__ float2 parts(float x) {
+    constexpr u32 SQRT_HALF = 0x3f3504f3u;
+    const u32 above = __float_as_uint(x) - SQRT_HALF;
+    return make_float2(float(int(above) >> 23), __fsub_rn(__uint_as_float((above & 0x007fffffu) + SQRT_HALF), 1.0f));
+}
+__device__ __forceinline__ float gumbel(u32 word) {
+    const bool near_one = word >= 0xC0000000u;
+    const float u = __fmul_rn(__fadd_rn(__uint2float_rn(near_one ? ~word : word), 0.5f), 0x1p-32f);
+    const float2 p = parts(u);
+    const float exponential = -ln_1p(near_one ? 0.0f : p.x, near_one ? -u : p.y);
+    const float2 e = parts(exponential);
+    return -ln_1p(e.x, e.y);
+}
+constexpr float FLOAT_MAX = 0x1.fffffep127f;
+// No noise is larger.
+constexpr float MAX_NOISE = 23.0f;
+// No word below this one gives noise of `gap` or more: 2^32 e^(-e^-gap), and less by more than the error of ex2.approx.
+__device__ __forceinline__ u32 least_word(float gap) {
+    return __float2uint_rz(__expf(-__expf(-gap)) * (4294967296.0f * (1.0f - 1e-4f)));
+}
+// The random words of tokens 4 i .. 4 i + 4.
+__device__ __forceinline__ uint4 words(const Params& p, u32 token) {
+    return philox(make_uint4(token / 4, p.position, 0, 0), p.seed);
+}
+__device__ __forceinline__ float noisy(const Params& p, u32 token, float logit) {
+    const uint4 w = words(p, token);
+    const u32 i = token % 4;
+    return __fadd_rn(logit, gumbel(i == 0 ? w.x : i == 1 ? w.y : i == 2 ? w.z : w.w));
+}
+
+// ---- reductions ----
+
+struct Max {
+    template <class V>
+    __device__ __forceinline__ V operator()(V a, V b) const {
+        return a > b ? a : b;
+    }
+};
+struct Sum {
+    template <class V>
+    __device__ __forceinline__ V operator()(V a, V b) const {
+        return a + b;
+    }
+};
+template <class V, class Op>
+__device__ __forceinline__ V warp_reduce(V x, Op op) {
+#pragma unroll
+    for (u32 lane = WARP / 2; lane > 0; lane /= 2) x = op(x, __shfl_xor_sync(ALL_LANES, x, lane));
+    return x;
+}
+// Over PICK_THREADS, in a fixed order; every thread gets the result.
+template <class V, class Op>
+__device__ V block_reduce(V x, Op op, u64* shared) {
+    V* const parts = reinterpret_cast<V*>(shared);
+    x = warp_reduce(x, op);
+    __syncthreads();
+    if (threadIdx.x % WARP == 0) parts[threadIdx.x / WARP] = x;
+    __syncthreads();
+    x = parts[threadIdx.x % PICK_WARPS];
+#pragma unroll
+    for (u32 lane = PICK_WARPS / 2; lane > 0; lane /= 2) x = op(x, __shfl_xor_sync(ALL_LANES, x, lane));
+    return x;
+}
+
+// ---- survey ----
+
+// Launch: grid (ceil(STRIPS / 4), rows), block 128.
+extern "C" __global__ void __launch_bounds__(SURVEY_THREADS)
+survey(const float* __restrict__ logits, const float* __restrict__ top_p_tail, const int* __restrict__ params,
+       RowScratch* __restrict__ scratch) {
+    const u32 row = blockIdx.y, lane = threadIdx.x % WARP;
+    const u32 strip = blockIdx.x * (SURVEY_THREADS / WARP) + threadIdx.x / WARP;
+    if (strip >= STRIPS) return;
+    const u32 first = strip * STRIP + lane * 4;
+    float4 l[LOADS];
+#pragma unroll
+    for (u32 i = 0; i < LOADS; i++) l[i] = load_four(logits + u64(row) * VOCAB, first + i * WARP * 4);
+
+    float top = -INFINITY;
+    bool usable = true;
+#pragma unroll
+    for (u32 i = 0; i < LOADS; i++) {
+        usable &= (l[i].x < INFINITY) & (l[i].y < INFINITY) & (l[i].z < INFINITY) & (l[i].w < INFINITY);
+        top = fmaxf(top, fmaxf(fmaxf(l[i].x, l[i].y), fmaxf(l[i].z, l[i].w)));
+    }
+    if (!usable) top = INFINITY;
+    top = fmaxf(top, __shfl_xor_sync(ALL_LANES, top, 1));
+    top = fmaxf(top, __shfl_xor_sync(ALL_LANES, top, 2));
+    if (lane % 4 == 0) scratch[row].largest[strip * 8 + lane / 4] = top;
+
+    if constexpr (!RANDOM) return;
+    const Params p = load_params(params, top_p_tail, row);
+    if (p.greedy || few(p.top_k)) return;
+
+    if (TRUNCATED && p.tail > 0.0f) {
+        float mass = 0.0f;
+        if (top > -INFINITY) {
+#pragma unroll
+            for (u32 i = 0; i < LOADS; i++)
+                mass += (__expf(l[i].x - top) + __expf(l[i].y - top)) + (__expf(l[i].z - top) + __expf(l[i].w - top));
+        }
+        mass += __shfl_xor_sync(ALL_LANES, mass, 1);
+        mass += __shfl_xor_sync(ALL_LANES, mass, 2);
+        if (lane % 4 == 0) scratch[row].mass[strip * 8 + lane / 4] = mass;
+    }
+
+    // The race. `best` is the warp's: most tokens are seen to lose by their random word alone.
+    float best = -INFINITY;
+    u64 winner = 0;
+#pragma unroll
+    for (u32 i = 0; i < LOADS; i++) {
+        const float most = fmaxf(fmaxf(l[i].x, l[i].y), fmaxf(l[i].z, l[i].w));
+        if (__all_sync(ALL_LANES, most == -INFINITY || most + MAX_NOISE < best)) continue;
+        const u32 token = first + i * WARP * 4;
+        const uint4 w = words(p, token);
+        const u32 least = least_word(best - most);
+        if (!__any_sync(ALL_LANES, max(max(w.x, w.y), max(w.z, w.w)) >= least)) continue;
+        const auto enter = [&](u32 word, float logit, u32 t) {
+            if (word < least || logit == -INFINITY) return;
+            const u64 key = race_key(__fadd_rn(logit, gumbel(word)), t);
+            winner = max(winner, key);
+        };
+        enter(w.x, l[i].x, token);
+        enter(w.y, l[i].y, token + 1);
+        enter(w.z, l[i].z, token + 2);
+        enter(w.w, l[i].w, token + 3);
+        best = warp_max(winner ? of_ordered(u32(winner >> 32)) : -INFINITY);
+    }
+    winner = warp_reduce(winner, Max());
+    if (lane == 0) scratch[row].winner[strip] = winner;
+}
+
+// ---- pick ----
+
+#if TRUNCATED
+constexpr u32 CANDIDATES = 2048;
+#endif
+
+struct PickShared {
+    u64 parts[WARP];
+    float largest[SEGMENTS];
+#if TRUNCATED
+    float logit[CANDIDATES];
+    u32 token[CANDIDATES];
+    u32 sorted[CANDIDATES]; // places in `logit` and `token`, largest first
+    u32 count;
+#endif
+};
+
+// Calls f(token, logit) for the logits from `limit` on, each by one thread. Segments below are not read. IN_FLIGHT loads
+// of a lane are under way at a time: 8 for speed, 1 where f is long, to keep the code short.
+template <u32 IN_FLIGHT, class F>
+__device__ __forceinline__ void for_tokens_from(float limit, const float* row, const float* largest, F f) {
+    const u32 lane = threadIdx.x % WARP;
+    for (u32 strip = threadIdx.x / WARP; strip < STRIPS; strip += PICK_WARPS) {
+        if (largest[strip * 8 + lane / 4] < limit) continue;
+#pragma unroll 1
+        for (u32 load = 0; load < LOADS; load += IN_FLIGHT) {
+            const u32 first = strip * STRIP + (load * WARP + lane) * 4;
+            float4 l[IN_FLIGHT];
+#pragma unroll
+            for (u32 i = 0; i < IN_FLIGHT; i++) l[i] = load_four(row, first + i * WARP * 4);
+#pragma unroll
+            for (u32 i = 0; i < IN_FLIGHT; i++) {
+                const u32 token = first + i * WARP * 4;
+                if (l[i].x >= limit) f(token, l[i].x);
+                if (l[i].y >= limit) f(token + 1, l[i].y);
+                if (l[i].z >= limit) f(token + 2, l[i].z);
+                if (l[i].w >= limit) f(token + 3, l[i].w);
+            }
+        }
+    }
+}
+
+#if TRUNCATED
+
+// The k-th largest of the segments' largest, as `ordered`: no more than the k-th largest logit.
+__device__ __forceinline__ u32 kth_delegate(u32 k, const float* largest) {
+    u32 kth = 0;
+    for (u32 bit = 1u << 31; bit > 0; bit /= 2) {
+        u32 count = 0;
+#pragma unroll
+        for (u32 s = 0; s < SEGMENTS; s += PICK_THREADS) {
+            const u32 i = s + threadIdx.x;
+            count += __syncthreads_count(i < SEGMENTS && ordered(largest[i]) >= (kth | bit));
+        }
+        if (count >= k) kth |= bit;
+    }
+    return kth;
+}
+
+// The k-th largest logit, bit by bit, a pass over the row for each: for the rows that delegates cannot bound.
+__device__ float kth_logit(u32 k, const float* row, PickShared& s) {
+    u32 kth = 0;
+    for (u32 bit = 1u << 31; bit > 0; bit /= 2) {
+        u32 count = 0;
+        for_tokens_from<8>(of_ordered(max(kth | bit, ordered(-INFINITY))), row, s.largest, [&](u32 token, float) { count += token < VOCAB; });
+        if (block_reduce(count, Sum(), s.parts) >= k) kth |= bit;
+    }
+    return of_ordered(kth);
+}
+
+// Top-k (few), top-p and the race among candidates in shared memory. -1: there are too many (equal logits).
+__device__ int pick_candidates(const Params& p, float top, const float* row, PickShared& s) {
+    // Masked tokens take no part, even if fewer than k are left.
+    const float limit = fmaxf(of_ordered(kth_delegate(p.top_k, s.largest)), -FLOAT_MAX);
+    if (threadIdx.x == 0) s.count = 0;
+    __syncthreads();
+    for_tokens_from<8>(limit, row, s.largest, [&](u32 token, float logit) {
+        const u32 at = atomicAdd(&s.count, 1);
+        if (at < CANDIDATES) {
+            s.logit[at] = logit;
+            s.token[at] = token;
+        }
+    });
+    __syncthreads();
+    const u32 n = s.count;
+    if (n > CANDIDATES) return -1;
+    // Each goes to the place that its rank gives it, so the order does not depend on who came first.
+    for (u32 c = threadIdx.x; c < n; c += PICK_THREADS) {
+        const float logit = s.logit[c];
+        const u32 token = s.token[c];
+        u32 rank = 0;
+        for (u32 d = 0; d < n; d++) rank += (s.logit[d] > logit) | ((s.logit[d] == logit) & (s.token[d] > token));
+        s.sorted[rank] = c;
+    }
+    __syncthreads();
+    // Ties with the k-th stay.
+    const float kth = s.logit[s.sorted[min(p.top_k, n) - 1]];
+    u32 kept = 0;
+    for (u32 c = threadIdx.x; c < n; c += PICK_THREADS) kept += s.logit[c] >= kth;
+    kept = block_reduce(kept, Sum(), s.parts);
+    if (p.tail > 0.0f) {
+        // Every warp does the same: the total, then sums from the smallest up, 32 at a time, until they pass the tail.
+        const u32 lane = threadIdx.x % WARP;
+        const auto e = [&](u32 i) { return i < kept ? exp(double(s.logit[s.sorted[i]]) - double(top)) : 0.0; };
+        double total = 0.0;
+        for (u32 i = lane; i < kept; i += WARP) total += e(i);
+        total = warp_reduce(total, Sum());
+        double below = 0.0;
+        for (u32 end = kept;; end -= WARP) {
+            // Lane l has the l-th smallest of those left.
+            const u32 i = end - 1 - lane;
+            double sum = lane < end ? double(float(e(i) / total)) : 0.0;
+#pragma unroll
+            for (u32 d = 1; d < WARP; d *= 2) {
+                const double lower = __shfl_up_sync(ALL_LANES, sum, d);
+                if (lane >= d) sum += lower;
+            }
+            const u32 stays = __ballot_sync(ALL_LANES, lane < end && (float(below + sum) > p.tail || i == 0));
+            if (stays) {
+                kept = end - (__ffs(stays) - 1);
+                break;
+            }
+            below += __shfl_sync(ALL_LANES, sum, WARP - 1);
+        }
+    }
+    u64 winner = 0;
+    for (u32 i = threadIdx.x; i < kept; i += PICK_THREADS) {
+        const u32 c = s.sorted[i], token = s.token[c];
+        winner = max(winner, race_key(noisy(p, token, s.logit[c]), token));
+    }
+    return race_token(block_reduce(winner, Max(), s.parts));
+}
+
+// Whether top-p keeps `token`, by the oracle's own sums: all in f64, probabilities rounded to f32.
+__device__ bool kept_exactly(const Params& p, u32 token, float logit, float floor, float top, const float* row,
+                             PickShared& s) {
+    double total = 0.0, sum = 0.0;
+    const auto e = [&](float l) { return exp(double(l) - double(top)); };
+    for_tokens_from<1>(floor, row, s.largest, [&](u32, float l) { total += e(l); });
+    total = block_reduce(total, Sum(), s.parts);
+    for_tokens_from<1>(floor, row, s.largest, [&](u32 t, float l) {
+        if (l < logit || (l == logit && t <= token)) sum += double(float(e(l) / total));
+    });
+    return float(block_reduce(sum, Sum(), s.parts)) > p.tail;
+}
+
+// Top-p, and top-k where delegates cannot bound it, by rejection.
+__device__ int pick_by_rejection(const Params& p, float top, u64 winner, const float* row, const RowScratch& scratch,
+                                 PickShared& s) {
+    const float floor = p.top_k ? kth_logit(p.top_k, row, s) : -INFINITY;
+    double total = 0.0;
+    if (p.tail > 0.0f) {
+        if (p.top_k) {
+            for_tokens_from<1>(floor, row, s.largest, [&](u32, float l) { total += __expf(l - top); });
+        } else {
+            for (u32 i = threadIdx.x; i < SEGMENTS; i += PICK_THREADS)
+                total += double(scratch.mass[i]) * double(__expf(s.largest[i] - top));
+        }
+        total = block_reduce(total, Sum(), s.parts);
+    }
+    // What was rejected, and so all below it.
+    float pivot = floor;
+    u32 pivot_token = 0;
+    bool rejected = false;
+    for (;;) {
+        if (winner == 0) {
+            for_tokens_from<1>(pivot, row, s.largest, [&](u32 t, float l) {
+                if (l == -INFINITY || (rejected && l == pivot && t <= pivot_token)) return;
+                winner = max(winner, race_key(noisy(p, t, l), t));
+            });
+            winner = block_reduce(winner, Max(), s.parts);
+        }
+        const u32 token = race_token(winner);
+        const float logit = row[token];
+        bool keep = logit >= floor;
+        if (keep && p.tail > 0.0f) {
+            double above = 0.0;
+            for_tokens_from<8>(logit, row, s.largest, [&](u32 t, float l) {
+                if (l > logit || t > token) above += __expf(l - top);
+            });
+            above = block_reduce(above, Sum(), s.parts);
+            // The last always stays.
+            if (above > 0.0) {
+                const double from_below = (total - above) / total;
+                keep = from_below > p.tail;
+                // Within the error of these sums the oracle's decide.
+                if (fabs(from_below - double(p.tail)) < 1e-5)
+                    keep = kept_exactly(p, token, logit, floor, top, row, s);
+            }
+        }
+        if (keep) return token;
+        if (logit >= floor) {
+            pivot = logit;
+            pivot_token = token;
+            rejected = true;
+        }
+        winner = 0;
+    }
+}
+
+#endif
+
+// Launch: grid rows, block PICK_THREADS.
+extern "C" __global__ void __launch_bounds__(PICK_THREADS, PICK_BLOCKS)
+pick(const float* __restrict__ logits, const float* __restrict__ top_p_tail, const int* __restrict__ params,
+     const RowScratch* __restrict__ scratch, int* __restrict__ out) {
+    __shared__ PickShared s;
+    const u32 r = blockIdx.x;
+    const float* const row = logits + u64(r) * VOCAB;
+    const Params p = load_params(params, top_p_tail, r);
+    float top = -INFINITY;
+    for (u32 i = threadIdx.x; i < SEGMENTS; i += PICK_THREADS) {
+        s.largest[i] = scratch[r].largest[i];
+        top = fmaxf(top, s.largest[i]);
+    }
+    top = block_reduce(top, Max(), s.parts);
+    int token = -1;
+    if (top > -INFINITY && top < INFINITY) {
+        if (!RANDOM || p.greedy) {
+            u32 lowest = 0; // as ~token, so that the maximum is it
+            for_tokens_from<1>(top, row, s.largest, [&](u32 t, float) { lowest = max(lowest, ~t); });
+            token = ~block_reduce(lowest, Max(), s.parts);
+        } else {
+            u64 winner = 0;
+            if (!few(p.top_k)) {
+                for (u32 i = threadIdx.x; i < STRIPS; i += PICK_THREADS) winner = max(winner, scratch[r].winner[i]);
+                winner = block_reduce(winner, Max(), s.parts);
+                token = race_token(winner);
+            }
+#if TRUNCATED
+            if (few(p.top_k)) token = pick_candidates(p, top, row, s);
+            if (token < 0 || (!few(p.top_k) && (p.top_k || p.tail > 0.0f)))
+                token = pick_by_rejection(p, top, winner, row, scratch[r], s);
+#endif
+        }
+    }
+    if (threadIdx.x == 0) out[r] = token;
+}
