@@ -36,6 +36,10 @@ __device__ __forceinline__ void mbarrier_wait(u64* barrier, u32 parity) {
 struct alignas(64) TensorMap {
     u64 opaque[16];
 };
+// Brings the map itself near, before its first use.
+__device__ __forceinline__ void tma_prefetch_map(const TensorMap& map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
 // Copies the map's box at (column, row) of a matrix to shared memory; its bytes are counted on `barrier`. Values
 // outside the matrix arrive as zeros.
 __device__ __forceinline__ void tma_load(void* shared, const TensorMap& map, u32 column, u32 row, u64* barrier) {
@@ -44,6 +48,23 @@ __device__ __forceinline__ void tma_load(void* shared, const TensorMap& map, u32
             shared_address(shared)),
         "l"(&map), "r"(column), "r"(row), "r"(shared_address(barrier))
         : "memory");
+}
+
+// ---- clusters: blocks that run together and read each other's shared memory ----
+
+__device__ __forceinline__ void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+// From the shared memory of the cluster's block `rank`, where `p` is in this one.
+__device__ __forceinline__ float4 load_from_block(const float* p, u32 rank) {
+    u32 there;
+    float4 v;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(p)), "r"(rank));
+    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                 : "r"(there)
+                 : "memory");
+    return v;
 }
 
 // ---- wgmma: D[64, N] += A[64, 16] * B[N, 16]^T by the four warps of a warpgroup ----
@@ -80,6 +101,17 @@ __device__ __forceinline__ void wgmma(float (&d)[N / 2], u64 a, u64 b, bool add)
 #define SUMS_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define SUMS_16(i) SUMS_4(i), SUMS_4(i + 4), SUMS_4(i + 8), SUMS_4(i + 12)
 template <>
+__device__ __forceinline__ void wgmma<bf16, 64>(float (&d)[32], u64 a, u64 b, bool add) {
+    asm volatile(
+        "{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+        "%32, %33, add, 1, 1, 0, 0;\n}"
+        : SUMS_16(0), SUMS_16(16)
+        : "l"(a), "l"(b), "r"(u32(add)));
+}
+template <>
 __device__ __forceinline__ void wgmma<bf16, 128>(float (&d)[64], u64 a, u64 b, bool add) {
     asm volatile(
         "{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
@@ -107,6 +139,17 @@ __device__ __forceinline__ void wgmma<bf16, 256>(float (&d)[128], u64 a, u64 b, 
         "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
         "%128, %129, add, 1, 1, 0, 0;\n}"
         : SUMS_16(0), SUMS_16(16), SUMS_16(32), SUMS_16(48), SUMS_16(64), SUMS_16(80), SUMS_16(96), SUMS_16(112)
+        : "l"(a), "l"(b), "r"(u32(add)));
+}
+template <>
+__device__ __forceinline__ void wgmma<f16, 64>(float (&d)[32], u64 a, u64 b, bool add) {
+    asm volatile(
+        "{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+        "%32, %33, add, 1, 1, 0, 0;\n}"
+        : SUMS_16(0), SUMS_16(16)
         : "l"(a), "l"(b), "r"(u32(add)));
 }
 template <>

@@ -4,8 +4,8 @@
 // Oracle: reference/src/{sampling,gumbel,philox}.rs. Shapes checked by src/kernels/sample.rs.
 //
 // A draw is the argmax of logit + Gumbel noise over what top-k and top-p leave. Noise has the oracle's bits, so tokens
-// are the CPU's. Two launches: `survey` reads the logits once with the whole chip; `pick`, a block a row, reads again
-// only where its row needs it.
+// are the CPU's. `survey` reads the logits once with the whole chip; `pick`, a block a row, reads again only where its
+// row needs it; `reject` takes the rows that `pick` leaves.
 //
 // The logits lie in segments of 128; the survey notes each one's largest. Then
 //   greedy      the segment with the largest holds the token
@@ -42,7 +42,11 @@ struct RowScratch {
 constexpr u32 ROW_SCRATCH = STRIPS * 8 + SEGMENTS * 8;
 static_assert(sizeof(RowScratch) == ROW_SCRATCH);
 
-constexpr u32 SURVEY_THREADS = 128, PICK_THREADS = 256, PICK_WARPS = PICK_THREADS / WARP, PICK_BLOCKS = 2;
+constexpr u32 SURVEY_THREADS = 128, PICK_THREADS = 1024, PICK_WARPS = PICK_THREADS / WARP;
+#if TRUNCATED
+// What `pick` leaves in `out` for `reject`.
+constexpr int PENDING = -2;
+#endif
 
 struct Params {
     bool greedy;
@@ -113,12 +117,25 @@ __device__ __forceinline__ float gumbel(u32 word) {
     const float2 e = parts(exponential);
     return -ln_1p(e.x, e.y);
 }
-constexpr float FLOAT_MAX = 0x1.fffffep127f;
 // No noise is larger.
 constexpr float MAX_NOISE = 23.0f;
 // No word below this one gives noise of `gap` or more: 2^32 e^(-e^-gap), and less by more than the error of ex2.approx.
 __device__ __forceinline__ u32 least_word(float gap) {
     return __float2uint_rz(__expf(-__expf(-gap)) * (4294967296.0f * (1.0f - 1e-4f)));
+}
+// Philox (see common.cuh) of N counters under one key, round by round.
+template <u32 N>
+__device__ __forceinline__ void philox_many(uint4 (&c)[N], uint2 key) {
+#pragma unroll
+    for (u32 round = 0; round < 10; round++) {
+#pragma unroll
+        for (u32 i = 0; i < N; i++) {
+            const u64 a = u64(c[i].x) * 0xD2511F53u, b = u64(c[i].z) * 0xCD9E8D57u;
+            c[i] = make_uint4(u32(b >> 32) ^ c[i].y ^ key.x, u32(b), u32(a >> 32) ^ c[i].w ^ key.y, u32(a));
+        }
+        key.x += 0x9E3779B9u;
+        key.y += 0xBB67AE85u;
+    }
 }
 // The random words of tokens 4 i .. 4 i + 4.
 __device__ __forceinline__ uint4 words(const Params& p, u32 token) {
@@ -167,7 +184,7 @@ __device__ V block_reduce(V x, Op op, u64* shared) {
 // ---- survey ----
 
 // Launch: grid (ceil(STRIPS / 4), rows), block 128.
-extern "C" __global__ void __launch_bounds__(SURVEY_THREADS)
+extern "C" __global__ void __launch_bounds__(SURVEY_THREADS, 4)
 survey(const float* __restrict__ logits, const float* __restrict__ top_p_tail, const int* __restrict__ params,
        RowScratch* __restrict__ scratch) {
     const u32 row = blockIdx.y, lane = threadIdx.x % WARP;
@@ -209,24 +226,36 @@ survey(const float* __restrict__ logits, const float* __restrict__ top_p_tail, c
     // The race. `best` is the warp's: most tokens are seen to lose by their random word alone.
     float best = -INFINITY;
     u64 winner = 0;
+    constexpr u32 TOGETHER = 4; // loads whose random numbers are made together
 #pragma unroll
-    for (u32 i = 0; i < LOADS; i++) {
-        const float most = fmaxf(fmaxf(l[i].x, l[i].y), fmaxf(l[i].z, l[i].w));
-        if (__all_sync(ALL_LANES, most == -INFINITY || most + MAX_NOISE < best)) continue;
-        const u32 token = first + i * WARP * 4;
-        const uint4 w = words(p, token);
-        const u32 least = least_word(best - most);
-        if (!__any_sync(ALL_LANES, max(max(w.x, w.y), max(w.z, w.w)) >= least)) continue;
-        const auto enter = [&](u32 word, float logit, u32 t) {
-            if (word < least || logit == -INFINITY) return;
-            const u64 key = race_key(__fadd_rn(logit, gumbel(word)), t);
-            winner = max(winner, key);
-        };
-        enter(w.x, l[i].x, token);
-        enter(w.y, l[i].y, token + 1);
-        enter(w.z, l[i].z, token + 2);
-        enter(w.w, l[i].w, token + 3);
-        best = warp_max(winner ? of_ordered(u32(winner >> 32)) : -INFINITY);
+    for (u32 first_load = 0; first_load < LOADS; first_load += TOGETHER) {
+        float most[TOGETHER], all = -INFINITY;
+        uint4 w[TOGETHER];
+#pragma unroll
+        for (u32 i = 0; i < TOGETHER; i++) {
+            const float4& four = l[first_load + i];
+            most[i] = fmaxf(fmaxf(four.x, four.y), fmaxf(four.z, four.w));
+            all = fmaxf(all, most[i]);
+            w[i] = make_uint4((first + (first_load + i) * WARP * 4) / 4, p.position, 0, 0);
+        }
+        if (__all_sync(ALL_LANES, all == -INFINITY || all + MAX_NOISE < best)) continue;
+        philox_many(w, p.seed);
+#pragma unroll
+        for (u32 i = 0; i < TOGETHER; i++) {
+            const u32 least = least_word(best - most[i]);
+            if (!__any_sync(ALL_LANES, max(max(w[i].x, w[i].y), max(w[i].z, w[i].w)) >= least)) continue;
+            const u32 token = first + (first_load + i) * WARP * 4;
+            const float4& four = l[first_load + i];
+            const auto enter = [&](u32 word, float logit, u32 t) {
+                if (word < least || logit == -INFINITY) return;
+                winner = max(winner, race_key(__fadd_rn(logit, gumbel(word)), t));
+            };
+            enter(w[i].x, four.x, token);
+            enter(w[i].y, four.y, token + 1);
+            enter(w[i].z, four.z, token + 2);
+            enter(w[i].w, four.w, token + 3);
+            best = warp_max(winner ? of_ordered(u32(winner >> 32)) : -INFINITY);
+        }
     }
     winner = warp_reduce(winner, Max());
     if (lane == 0) scratch[row].winner[strip] = winner;
@@ -234,23 +263,19 @@ survey(const float* __restrict__ logits, const float* __restrict__ top_p_tail, c
 
 // ---- pick ----
 
-#if TRUNCATED
-constexpr u32 CANDIDATES = 2048;
-#endif
-
-struct PickShared {
-    u64 parts[WARP];
-    float largest[SEGMENTS];
-#if TRUNCATED
-    float logit[CANDIDATES];
-    u32 token[CANDIDATES];
-    u32 sorted[CANDIDATES]; // places in `logit` and `token`, largest first
-    u32 count;
-#endif
-};
+// The row's largest logit, and the segments' largest in shared memory.
+__device__ __forceinline__ float load_largest(const RowScratch& scratch, float* largest, u64* parts) {
+    float top = -INFINITY;
+    for (u32 i = threadIdx.x; i < SEGMENTS; i += PICK_THREADS) {
+        largest[i] = scratch.largest[i];
+        top = fmaxf(top, largest[i]);
+    }
+    return block_reduce(top, Max(), parts);
+}
 
 // Calls f(token, logit) for the logits from `limit` on, each by one thread. Segments below are not read. IN_FLIGHT loads
-// of a lane are under way at a time: 8 for speed, 1 where f is long, to keep the code short.
+// of a lane are under way at a time: FAST where f is short, 1 where it is long, to keep the code short.
+constexpr u32 FAST = VOCAB % 4 == 0 ? 4 : 1;
 template <u32 IN_FLIGHT, class F>
 __device__ __forceinline__ void for_tokens_from(float limit, const float* row, const float* largest, F f) {
     const u32 lane = threadIdx.x % WARP;
@@ -291,52 +316,58 @@ __device__ __forceinline__ u32 kth_delegate(u32 k, const float* largest) {
     return kth;
 }
 
-// The k-th largest logit, bit by bit, a pass over the row for each: for the rows that delegates cannot bound.
-__device__ float kth_logit(u32 k, const float* row, PickShared& s) {
-    u32 kth = 0;
-    for (u32 bit = 1u << 31; bit > 0; bit /= 2) {
-        u32 count = 0;
-        for_tokens_from<8>(of_ordered(max(kth | bit, ordered(-INFINITY))), row, s.largest, [&](u32 token, float) { count += token < VOCAB; });
-        if (block_reduce(count, Sum(), s.parts) >= k) kth |= bit;
-    }
-    return of_ordered(kth);
+constexpr float FLOAT_MAX = 0x1.fffffep127f;
+constexpr u32 CANDIDATES = 4096;
+
+// A candidate, largest first in order: logit, then token. Padding is 0.
+__device__ __forceinline__ u64 candidate(u32 token, float logit) { return u64(ordered(logit)) << 32 | token; }
+__device__ __forceinline__ float logit_of(u64 candidate) { return of_ordered(u32(candidate >> 32)); }
+
+// Sorts n (a power of two) candidates in shared memory, largest first. Bitonic (Batcher 1968).
+__device__ __forceinline__ void sort_candidates(u64* c, u32 n) {
+    for (u32 size = 2; size <= n; size *= 2)
+        for (u32 stride = size / 2; stride > 0; stride /= 2) {
+            __syncthreads();
+            for (u32 i = threadIdx.x; i < n / 2; i += PICK_THREADS) {
+                const u32 a = i / stride * stride * 2 + i % stride, b = a + stride;
+                const u64 x = c[a], y = c[b];
+                if ((x < y) == ((a & size) == 0)) {
+                    c[a] = y;
+                    c[b] = x;
+                }
+            }
+        }
+    __syncthreads();
 }
 
-// Top-k (few), top-p and the race among candidates in shared memory. -1: there are too many (equal logits).
-__device__ int pick_candidates(const Params& p, float top, const float* row, PickShared& s) {
+// Top-k (few), top-p and the race among candidates in shared memory. PENDING: they are too many (equal logits).
+__device__ int pick_candidates(const Params& p, float top, const float* row, const float* largest, u64* candidates,
+                               u32* count, u64* parts) {
     // Masked tokens take no part, even if fewer than k are left.
-    const float limit = fmaxf(of_ordered(kth_delegate(p.top_k, s.largest)), -FLOAT_MAX);
-    if (threadIdx.x == 0) s.count = 0;
+    const float limit = fmaxf(of_ordered(kth_delegate(p.top_k, largest)), -FLOAT_MAX);
+    if (threadIdx.x == 0) *count = 0;
     __syncthreads();
-    for_tokens_from<8>(limit, row, s.largest, [&](u32 token, float logit) {
-        const u32 at = atomicAdd(&s.count, 1);
-        if (at < CANDIDATES) {
-            s.logit[at] = logit;
-            s.token[at] = token;
-        }
+    for_tokens_from<FAST>(limit, row, largest, [&](u32 token, float logit) {
+        const u32 at = atomicAdd(count, 1);
+        if (at < CANDIDATES) candidates[at] = candidate(token, logit);
     });
     __syncthreads();
-    const u32 n = s.count;
-    if (n > CANDIDATES) return -1;
-    // Each goes to the place that its rank gives it, so the order does not depend on who came first.
-    for (u32 c = threadIdx.x; c < n; c += PICK_THREADS) {
-        const float logit = s.logit[c];
-        const u32 token = s.token[c];
-        u32 rank = 0;
-        for (u32 d = 0; d < n; d++) rank += (s.logit[d] > logit) | ((s.logit[d] == logit) & (s.token[d] > token));
-        s.sorted[rank] = c;
-    }
-    __syncthreads();
+    const u32 n = *count;
+    if (n > CANDIDATES) return PENDING;
+    u32 padded = 2;
+    while (padded < n) padded *= 2;
+    for (u32 i = n + threadIdx.x; i < padded; i += PICK_THREADS) candidates[i] = 0;
+    sort_candidates(candidates, padded);
     // Ties with the k-th stay.
-    const float kth = s.logit[s.sorted[min(p.top_k, n) - 1]];
-    u32 kept = 0;
-    for (u32 c = threadIdx.x; c < n; c += PICK_THREADS) kept += s.logit[c] >= kth;
-    kept = block_reduce(kept, Sum(), s.parts);
+    u32 kept = min(p.top_k, n);
+    const float kth = logit_of(candidates[kept - 1]);
+    while (kept < n && logit_of(candidates[kept]) == kth) kept++;
     if (p.tail > 0.0f) {
         // Every warp does the same: the total, then sums from the smallest up, 32 at a time, until they pass the tail.
         const u32 lane = threadIdx.x % WARP;
-        const auto e = [&](u32 i) { return i < kept ? exp(double(s.logit[s.sorted[i]]) - double(top)) : 0.0; };
+        const auto e = [&](u32 i) { return i < kept ? exp(double(logit_of(candidates[i])) - double(top)) : 0.0; };
         double total = 0.0;
+#pragma unroll 1
         for (u32 i = lane; i < kept; i += WARP) total += e(i);
         total = warp_reduce(total, Sum());
         double below = 0.0;
@@ -358,16 +389,81 @@ __device__ int pick_candidates(const Params& p, float top, const float* row, Pic
         }
     }
     u64 winner = 0;
+#pragma unroll 1
     for (u32 i = threadIdx.x; i < kept; i += PICK_THREADS) {
-        const u32 c = s.sorted[i], token = s.token[c];
-        winner = max(winner, race_key(noisy(p, token, s.logit[c]), token));
+        const u32 token = u32(candidates[i]);
+        winner = max(winner, race_key(noisy(p, token, logit_of(candidates[i])), token));
     }
-    return race_token(block_reduce(winner, Max(), s.parts));
+    return race_token(block_reduce(winner, Max(), parts));
+}
+
+#endif
+
+// Launch: grid rows, block PICK_THREADS.
+extern "C" __global__ void __launch_bounds__(PICK_THREADS, 1)
+pick(const float* __restrict__ logits, const float* __restrict__ top_p_tail, const int* __restrict__ params,
+     const RowScratch* __restrict__ scratch, int* __restrict__ out) {
+    __shared__ u64 parts[WARP];
+    __shared__ float largest[SEGMENTS];
+    const u32 r = blockIdx.x;
+    const float* const row = logits + u64(r) * VOCAB;
+    const Params p = load_params(params, top_p_tail, r);
+    const float top = load_largest(scratch[r], largest, parts);
+    int token = -1;
+    if (top > -INFINITY && top < INFINITY) {
+        if (!RANDOM || p.greedy) {
+            u32 lowest = 0; // as ~token, so that the maximum is it
+            for_tokens_from<1>(top, row, largest, [&](u32 t, float) { lowest = max(lowest, ~t); });
+            token = ~block_reduce(lowest, Max(), parts);
+        } else if (!TRUNCATED || (p.top_k == 0 && p.tail == 0.0f)) {
+            u64 winner = 0;
+            for (u32 i = threadIdx.x; i < STRIPS; i += PICK_THREADS) winner = max(winner, scratch[r].winner[i]);
+            token = race_token(block_reduce(winner, Max(), parts));
+        } else {
+#if TRUNCATED
+            __shared__ u64 candidates[CANDIDATES];
+            __shared__ u32 count;
+            token = few(p.top_k) ? pick_candidates(p, top, row, largest, candidates, &count, parts) : PENDING;
+#endif
+        }
+    }
+    if (threadIdx.x == 0) out[r] = token;
+}
+
+#if TRUNCATED
+
+// ---- reject ----
+
+struct RejectShared {
+    u64 parts[WARP];
+    float largest[SEGMENTS];
+    u32 counts[256];
+};
+
+// The k-th largest logit, eight bits at a time, a pass over the row for each: for rows that delegates cannot bound.
+__device__ float kth_logit(u32 k, const float* row, RejectShared& s) {
+    u32 kth = 0;
+    for (u32 shift = 24;; shift -= 8) {
+        for (u32 i = threadIdx.x; i < 256; i += PICK_THREADS) s.counts[i] = 0;
+        __syncthreads();
+        const float limit = of_ordered(max(kth, ordered(-INFINITY)));
+        for_tokens_from<FAST>(limit, row, s.largest, [&](u32 token, float logit) {
+            const u32 key = ordered(logit);
+            const bool same = shift == 24 || key >> (shift + 8) == kth >> (shift + 8);
+            if (same && token < VOCAB) atomicAdd(&s.counts[key >> shift & 255], 1);
+        });
+        __syncthreads();
+        u32 digit = 255;
+        while (digit > 0 && s.counts[digit] < k) k -= s.counts[digit--];
+        kth |= digit << shift;
+        if (shift == 0) return of_ordered(kth);
+        __syncthreads();
+    }
 }
 
 // Whether top-p keeps `token`, by the oracle's own sums: all in f64, probabilities rounded to f32.
 __device__ bool kept_exactly(const Params& p, u32 token, float logit, float floor, float top, const float* row,
-                             PickShared& s) {
+                             RejectShared& s) {
     double total = 0.0, sum = 0.0;
     const auto e = [&](float l) { return exp(double(l) - double(top)); };
     for_tokens_from<1>(floor, row, s.largest, [&](u32, float l) { total += e(l); });
@@ -380,7 +476,7 @@ __device__ bool kept_exactly(const Params& p, u32 token, float logit, float floo
 
 // Top-p, and top-k where delegates cannot bound it, by rejection.
 __device__ int pick_by_rejection(const Params& p, float top, u64 winner, const float* row, const RowScratch& scratch,
-                                 PickShared& s) {
+                                 RejectShared& s) {
     const float floor = p.top_k ? kth_logit(p.top_k, row, s) : -INFINITY;
     double total = 0.0;
     if (p.tail > 0.0f) {
@@ -408,11 +504,12 @@ __device__ int pick_by_rejection(const Params& p, float top, u64 winner, const f
         const float logit = row[token];
         bool keep = logit >= floor;
         if (keep && p.tail > 0.0f) {
-            double above = 0.0;
-            for_tokens_from<8>(logit, row, s.largest, [&](u32 t, float l) {
-                if (l > logit || t > token) above += __expf(l - top);
+            // Few enough to a thread for f32.
+            float mine = 0.0f;
+            for_tokens_from<FAST>(logit, row, s.largest, [&](u32 t, float l) {
+                if (l > logit || t > token) mine += __expf(l - top);
             });
-            above = block_reduce(above, Sum(), s.parts);
+            const double above = block_reduce(double(mine), Sum(), s.parts);
             // The last always stays.
             if (above > 0.0) {
                 const double from_below = (total - above) / total;
@@ -432,41 +529,23 @@ __device__ int pick_by_rejection(const Params& p, float top, u64 winner, const f
     }
 }
 
-#endif
-
-// Launch: grid rows, block PICK_THREADS.
-extern "C" __global__ void __launch_bounds__(PICK_THREADS, PICK_BLOCKS)
-pick(const float* __restrict__ logits, const float* __restrict__ top_p_tail, const int* __restrict__ params,
-     const RowScratch* __restrict__ scratch, int* __restrict__ out) {
-    __shared__ PickShared s;
+// Launch: grid rows, block PICK_THREADS, after pick.
+extern "C" __global__ void __launch_bounds__(PICK_THREADS, 1)
+reject(const float* __restrict__ logits, const float* __restrict__ top_p_tail, const int* __restrict__ params,
+       const RowScratch* __restrict__ scratch, int* __restrict__ out) {
+    __shared__ RejectShared s;
     const u32 r = blockIdx.x;
+    if (out[r] != PENDING) return;
     const float* const row = logits + u64(r) * VOCAB;
     const Params p = load_params(params, top_p_tail, r);
-    float top = -INFINITY;
-    for (u32 i = threadIdx.x; i < SEGMENTS; i += PICK_THREADS) {
-        s.largest[i] = scratch[r].largest[i];
-        top = fmaxf(top, s.largest[i]);
+    const float top = load_largest(scratch[r], s.largest, s.parts);
+    u64 winner = 0;
+    if (!few(p.top_k)) {
+        for (u32 i = threadIdx.x; i < STRIPS; i += PICK_THREADS) winner = max(winner, scratch[r].winner[i]);
+        winner = block_reduce(winner, Max(), s.parts);
     }
-    top = block_reduce(top, Max(), s.parts);
-    int token = -1;
-    if (top > -INFINITY && top < INFINITY) {
-        if (!RANDOM || p.greedy) {
-            u32 lowest = 0; // as ~token, so that the maximum is it
-            for_tokens_from<1>(top, row, s.largest, [&](u32 t, float) { lowest = max(lowest, ~t); });
-            token = ~block_reduce(lowest, Max(), s.parts);
-        } else {
-            u64 winner = 0;
-            if (!few(p.top_k)) {
-                for (u32 i = threadIdx.x; i < STRIPS; i += PICK_THREADS) winner = max(winner, scratch[r].winner[i]);
-                winner = block_reduce(winner, Max(), s.parts);
-                token = race_token(winner);
-            }
-#if TRUNCATED
-            if (few(p.top_k)) token = pick_candidates(p, top, row, s);
-            if (token < 0 || (!few(p.top_k) && (p.top_k || p.tail > 0.0f)))
-                token = pick_by_rejection(p, top, winner, row, scratch[r], s);
-#endif
-        }
-    }
+    const int token = pick_by_rejection(p, top, winner, row, scratch[r], s);
     if (threadIdx.x == 0) out[r] = token;
 }
+
+#endif
