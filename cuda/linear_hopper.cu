@@ -236,20 +236,15 @@ __device__ __forceinline__ void wgmma_tma(const TensorMap& x, const TensorMap& w
 
 // ---- entries: src/kernels/cuda/linear_hopper.rs has their shapes too ----
 
-#define ENTRY(NAME, CLUSTER, ...)                                                                                     \
+#define ENTRY(NAME, CLUSTER, ...)                                                                                      \
     extern "C" __global__ void CLUSTER __launch_bounds__(Shape<__VA_ARGS__>::THREADS, Shape<__VA_ARGS__>::BLOCKS)      \
     NAME(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weight, const T* bias, Out* y,         \
-         u32 rows, u32 in, u32 out) {                                                                                 \
+         u32 rows, u32 in, u32 out) {                                                                                  \
         wgmma_tma<Shape<__VA_ARGS__>>(x, weight, bias, y, rows, in, out);                                              \
     }
 ENTRY(wgmma_128x256, , 128, 256, 4, 1, 1)
 ENTRY(wgmma_128x128, , 128, 128, 6, 1, 1)
-ENTRY(wgmma_128x128_by_2, __cluster_dims__(1, 2, 1), 128, 128, 6, 2, 1)
-ENTRY(wgmma_128x128_by_4, __cluster_dims__(1, 4, 1), 128, 128, 6, 4, 1)
 ENTRY(wgmma_64x128, , 64, 128, 8, 1, 1)
-ENTRY(wgmma_64x128_by_2, __cluster_dims__(1, 2, 1), 64, 128, 8, 2, 1)
-ENTRY(wgmma_64x128_by_4, __cluster_dims__(1, 4, 1), 64, 128, 8, 4, 1)
 ENTRY(wgmma_64x64, , 64, 64, 6, 1, 2)
 ENTRY(wgmma_64x64_by_2, __cluster_dims__(1, 2, 1), 64, 64, 6, 2, 2)
 ENTRY(wgmma_64x64_by_4, __cluster_dims__(1, 4, 1), 64, 64, 6, 4, 2)
-ENTRY(wgmma_64x64_by_8, __cluster_dims__(1, 8, 1), 64, 64, 6, 8, 2)

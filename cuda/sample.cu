@@ -17,7 +17,7 @@
 //               inverse-CDF draws; an argmax that is kept is the argmax of all that are kept, so here the draw stays
 //               the oracle's.)
 // JIT constants: VOCAB; RANDOM (some row is not greedy), TRUNCATED (some row has top-k or top-p): what a launch may
-// meet. Variants: `greedy` (0, 0), `gumbel` (1, 0), `rejection` (1, 1).
+// meet. Variants: `greedy` (0, 0), `gumbel` (1, 0), `rejection` (1, 1; with `reject`).
 // Scratch: rows * ROW_SCRATCH bytes.
 #include "common.cuh"
 
@@ -42,7 +42,7 @@ struct RowScratch {
 constexpr u32 ROW_SCRATCH = STRIPS * 8 + SEGMENTS * 8;
 static_assert(sizeof(RowScratch) == ROW_SCRATCH);
 
-constexpr u32 SURVEY_THREADS = 128, PICK_THREADS = 1024, PICK_WARPS = PICK_THREADS / WARP;
+constexpr u32 SURVEY_THREADS = 128, PICK_THREADS = 512, REJECT_THREADS = 1024;
 #if TRUNCATED
 // What `pick` leaves in `out` for `reject`.
 constexpr int PENDING = -2;
@@ -123,20 +123,6 @@ constexpr float MAX_NOISE = 23.0f;
 __device__ __forceinline__ u32 least_word(float gap) {
     return __float2uint_rz(__expf(-__expf(-gap)) * (4294967296.0f * (1.0f - 1e-4f)));
 }
-// Philox (see common.cuh) of N counters under one key, round by round.
-template <u32 N>
-__device__ __forceinline__ void philox_many(uint4 (&c)[N], uint2 key) {
-#pragma unroll
-    for (u32 round = 0; round < 10; round++) {
-#pragma unroll
-        for (u32 i = 0; i < N; i++) {
-            const u64 a = u64(c[i].x) * 0xD2511F53u, b = u64(c[i].z) * 0xCD9E8D57u;
-            c[i] = make_uint4(u32(b >> 32) ^ c[i].y ^ key.x, u32(b), u32(a >> 32) ^ c[i].w ^ key.y, u32(a));
-        }
-        key.x += 0x9E3779B9u;
-        key.y += 0xBB67AE85u;
-    }
-}
 // The random words of tokens 4 i .. 4 i + 4.
 __device__ __forceinline__ uint4 words(const Params& p, u32 token) {
     return philox(make_uint4(token / 4, p.position, 0, 0), p.seed);
@@ -167,7 +153,7 @@ __device__ __forceinline__ V warp_reduce(V x, Op op) {
     for (u32 lane = WARP / 2; lane > 0; lane /= 2) x = op(x, __shfl_xor_sync(ALL_LANES, x, lane));
     return x;
 }
-// Over PICK_THREADS, in a fixed order; every thread gets the result.
+// Over a block of a power of two of warps, in a fixed order; every thread gets the result.
 template <class V, class Op>
 __device__ V block_reduce(V x, Op op, u64* shared) {
     V* const parts = reinterpret_cast<V*>(shared);
@@ -175,16 +161,19 @@ __device__ V block_reduce(V x, Op op, u64* shared) {
     __syncthreads();
     if (threadIdx.x % WARP == 0) parts[threadIdx.x / WARP] = x;
     __syncthreads();
-    x = parts[threadIdx.x % PICK_WARPS];
-#pragma unroll
-    for (u32 lane = PICK_WARPS / 2; lane > 0; lane /= 2) x = op(x, __shfl_xor_sync(ALL_LANES, x, lane));
+    const u32 warps = blockDim.x / WARP;
+    x = parts[threadIdx.x % warps];
+    for (u32 lane = warps / 2; lane > 0; lane /= 2) x = op(x, __shfl_xor_sync(ALL_LANES, x, lane));
     return x;
 }
 
 // ---- survey ----
 
-// Launch: grid (ceil(STRIPS / 4), rows), block 128.
-extern "C" __global__ void __launch_bounds__(SURVEY_THREADS, 4)
+// Blocks of a multiprocessor to keep registers for; 0 leaves it to the compiler, which spills where rows are unaligned.
+constexpr u32 SURVEY_BLOCKS = VOCAB % 4 == 0 ? 0 : 4;
+
+// Launch: grid (ceil(STRIPS / 4), rows), block SURVEY_THREADS.
+extern "C" __global__ void __launch_bounds__(SURVEY_THREADS, SURVEY_BLOCKS)
 survey(const float* __restrict__ logits, const float* __restrict__ top_p_tail, const int* __restrict__ params,
        RowScratch* __restrict__ scratch) {
     const u32 row = blockIdx.y, lane = threadIdx.x % WARP;
@@ -226,36 +215,23 @@ survey(const float* __restrict__ logits, const float* __restrict__ top_p_tail, c
     // The race. `best` is the warp's: most tokens are seen to lose by their random word alone.
     float best = -INFINITY;
     u64 winner = 0;
-    constexpr u32 TOGETHER = 4; // loads whose random numbers are made together
 #pragma unroll
-    for (u32 first_load = 0; first_load < LOADS; first_load += TOGETHER) {
-        float most[TOGETHER], all = -INFINITY;
-        uint4 w[TOGETHER];
-#pragma unroll
-        for (u32 i = 0; i < TOGETHER; i++) {
-            const float4& four = l[first_load + i];
-            most[i] = fmaxf(fmaxf(four.x, four.y), fmaxf(four.z, four.w));
-            all = fmaxf(all, most[i]);
-            w[i] = make_uint4((first + (first_load + i) * WARP * 4) / 4, p.position, 0, 0);
-        }
-        if (__all_sync(ALL_LANES, all == -INFINITY || all + MAX_NOISE < best)) continue;
-        philox_many(w, p.seed);
-#pragma unroll
-        for (u32 i = 0; i < TOGETHER; i++) {
-            const u32 least = least_word(best - most[i]);
-            if (!__any_sync(ALL_LANES, max(max(w[i].x, w[i].y), max(w[i].z, w[i].w)) >= least)) continue;
-            const u32 token = first + (first_load + i) * WARP * 4;
-            const float4& four = l[first_load + i];
-            const auto enter = [&](u32 word, float logit, u32 t) {
-                if (word < least || logit == -INFINITY) return;
-                winner = max(winner, race_key(__fadd_rn(logit, gumbel(word)), t));
-            };
-            enter(w[i].x, four.x, token);
-            enter(w[i].y, four.y, token + 1);
-            enter(w[i].z, four.z, token + 2);
-            enter(w[i].w, four.w, token + 3);
-            best = warp_max(winner ? of_ordered(u32(winner >> 32)) : -INFINITY);
-        }
+    for (u32 i = 0; i < LOADS; i++) {
+        const float most = fmaxf(fmaxf(l[i].x, l[i].y), fmaxf(l[i].z, l[i].w));
+        if (__all_sync(ALL_LANES, most == -INFINITY || most + MAX_NOISE < best)) continue;
+        const u32 token = first + i * WARP * 4;
+        const uint4 w = words(p, token);
+        const u32 least = least_word(best - most);
+        if (!__any_sync(ALL_LANES, max(max(w.x, w.y), max(w.z, w.w)) >= least)) continue;
+        const auto enter = [&](u32 word, float logit, u32 t) {
+            if (word < least || logit == -INFINITY) return;
+            winner = max(winner, race_key(__fadd_rn(logit, gumbel(word)), t));
+        };
+        enter(w.x, l[i].x, token);
+        enter(w.y, l[i].y, token + 1);
+        enter(w.z, l[i].z, token + 2);
+        enter(w.w, l[i].w, token + 3);
+        best = warp_max(winner ? of_ordered(u32(winner >> 32)) : -INFINITY);
     }
     winner = warp_reduce(winner, Max());
     if (lane == 0) scratch[row].winner[strip] = winner;
@@ -266,7 +242,7 @@ survey(const float* __restrict__ logits, const float* __restrict__ top_p_tail, c
 // The row's largest logit, and the segments' largest in shared memory.
 __device__ __forceinline__ float load_largest(const RowScratch& scratch, float* largest, u64* parts) {
     float top = -INFINITY;
-    for (u32 i = threadIdx.x; i < SEGMENTS; i += PICK_THREADS) {
+    for (u32 i = threadIdx.x; i < SEGMENTS; i += blockDim.x) {
         largest[i] = scratch.largest[i];
         top = fmaxf(top, largest[i]);
     }
@@ -279,7 +255,7 @@ constexpr u32 FAST = VOCAB % 4 == 0 ? 4 : 1;
 template <u32 IN_FLIGHT, class F>
 __device__ __forceinline__ void for_tokens_from(float limit, const float* row, const float* largest, F f) {
     const u32 lane = threadIdx.x % WARP;
-    for (u32 strip = threadIdx.x / WARP; strip < STRIPS; strip += PICK_WARPS) {
+    for (u32 strip = threadIdx.x / WARP; strip < STRIPS; strip += blockDim.x / WARP) {
         if (largest[strip * 8 + lane / 4] < limit) continue;
 #pragma unroll 1
         for (u32 load = 0; load < LOADS; load += IN_FLIGHT) {
@@ -400,7 +376,7 @@ __device__ int pick_candidates(const Params& p, float top, const float* row, con
 #endif
 
 // Launch: grid rows, block PICK_THREADS.
-extern "C" __global__ void __launch_bounds__(PICK_THREADS, 1)
+extern "C" __global__ void __launch_bounds__(PICK_THREADS, 2)
 pick(const float* __restrict__ logits, const float* __restrict__ top_p_tail, const int* __restrict__ params,
      const RowScratch* __restrict__ scratch, int* __restrict__ out) {
     __shared__ u64 parts[WARP];
@@ -437,14 +413,14 @@ pick(const float* __restrict__ logits, const float* __restrict__ top_p_tail, con
 struct RejectShared {
     u64 parts[WARP];
     float largest[SEGMENTS];
-    u32 counts[256];
+    u32 counts[256]; // by the digit of the k-th
 };
 
 // The k-th largest logit, eight bits at a time, a pass over the row for each: for rows that delegates cannot bound.
 __device__ float kth_logit(u32 k, const float* row, RejectShared& s) {
     u32 kth = 0;
     for (u32 shift = 24;; shift -= 8) {
-        for (u32 i = threadIdx.x; i < 256; i += PICK_THREADS) s.counts[i] = 0;
+        for (u32 i = threadIdx.x; i < 256; i += REJECT_THREADS) s.counts[i] = 0;
         __syncthreads();
         const float limit = of_ordered(max(kth, ordered(-INFINITY)));
         for_tokens_from<FAST>(limit, row, s.largest, [&](u32 token, float logit) {
@@ -483,7 +459,7 @@ __device__ int pick_by_rejection(const Params& p, float top, u64 winner, const f
         if (p.top_k) {
             for_tokens_from<1>(floor, row, s.largest, [&](u32, float l) { total += __expf(l - top); });
         } else {
-            for (u32 i = threadIdx.x; i < SEGMENTS; i += PICK_THREADS)
+            for (u32 i = threadIdx.x; i < SEGMENTS; i += blockDim.x)
                 total += double(scratch.mass[i]) * double(__expf(s.largest[i] - top));
         }
         total = block_reduce(total, Sum(), s.parts);
@@ -529,8 +505,8 @@ __device__ int pick_by_rejection(const Params& p, float top, u64 winner, const f
     }
 }
 
-// Launch: grid rows, block PICK_THREADS, after pick.
-extern "C" __global__ void __launch_bounds__(PICK_THREADS, 1)
+// Launch: grid rows, block REJECT_THREADS, after pick.
+extern "C" __global__ void __launch_bounds__(REJECT_THREADS, 1)
 reject(const float* __restrict__ logits, const float* __restrict__ top_p_tail, const int* __restrict__ params,
        const RowScratch* __restrict__ scratch, int* __restrict__ out) {
     __shared__ RejectShared s;
@@ -541,7 +517,7 @@ reject(const float* __restrict__ logits, const float* __restrict__ top_p_tail, c
     const float top = load_largest(scratch[r], s.largest, s.parts);
     u64 winner = 0;
     if (!few(p.top_k)) {
-        for (u32 i = threadIdx.x; i < STRIPS; i += PICK_THREADS) winner = max(winner, scratch[r].winner[i]);
+        for (u32 i = threadIdx.x; i < STRIPS; i += REJECT_THREADS) winner = max(winner, scratch[r].winner[i]);
         winner = block_reduce(winner, Max(), s.parts);
     }
     const int token = pick_by_rejection(p, top, winner, row, scratch[r], s);

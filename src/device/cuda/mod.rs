@@ -260,7 +260,7 @@ impl ViewMut<'_, Cuda> {
 }
 
 /// The driver's error as ours: what was done, the driver's name for the error, and its words.
-fn fail(what: &str) -> impl FnOnce(DriverError) -> Error {
+pub(crate) fn fail(what: &str) -> impl FnOnce(DriverError) -> Error {
     let what = what.to_owned();
     move |error| {
         let text = |t: std::result::Result<&std::ffi::CStr, DriverError>| {

@@ -10,7 +10,7 @@ use std::{
 use crate::error::{Error, Result};
 
 /// `cuda/` of the repository.
-pub const EMBEDDED: [(&str, &str); 14] = [
+pub const EMBEDDED: [(&str, &str); 19] = [
     ("activation.cu", include_str!("../../../cuda/activation.cu")),
     ("attention.cu", include_str!("../../../cuda/attention.cu")),
     ("attention.cuh", include_str!("../../../cuda/attention.cuh")),
@@ -18,11 +18,16 @@ pub const EMBEDDED: [(&str, &str); 14] = [
     ("attention_flash.cuh", include_str!("../../../cuda/attention_flash.cuh")),
     ("common.cuh", include_str!("../../../cuda/common.cuh")),
     ("embedding.cu", include_str!("../../../cuda/embedding.cu")),
+    ("hopper.cuh", include_str!("../../../cuda/hopper.cuh")),
     ("kv_store.cu", include_str!("../../../cuda/kv_store.cu")),
+    ("linear.cu", include_str!("../../../cuda/linear.cu")),
+    ("linear_hopper.cu", include_str!("../../../cuda/linear_hopper.cu")),
     ("linear_naive.cu", include_str!("../../../cuda/linear_naive.cu")),
+    ("logits.cu", include_str!("../../../cuda/logits.cu")),
     ("logits_naive.cu", include_str!("../../../cuda/logits_naive.cu")),
     ("rms_norm.cu", include_str!("../../../cuda/rms_norm.cu")),
     ("rope.cu", include_str!("../../../cuda/rope.cu")),
+    ("sample.cu", include_str!("../../../cuda/sample.cu")),
     ("sample_naive.cu", include_str!("../../../cuda/sample_naive.cu")),
     ("tensor_core.cuh", include_str!("../../../cuda/tensor_core.cuh")),
 ];

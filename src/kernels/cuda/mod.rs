@@ -24,10 +24,10 @@ use crate::{
 
 impl Registry<Cuda> {
     /// Every CUDA kernel of this crate for a device of this kind; the first of a table is the default.
-    pub fn cuda(_target: Target) -> Self {
+    pub fn cuda(target: Target) -> Self {
         Self {
             embedding: vec![Arc::new(embedding::Vectorised), Arc::new(embedding::Naive)],
-            linear: vec![Arc::new(linear::Naive)],
+            linear: linear::table(target),
             rms_norm: vec![Arc::new(norm::BlockPerRow), Arc::new(norm::WarpPerRow), Arc::new(norm::Naive)],
             add_rms_norm: vec![
                 Arc::new(norm::BlockPerRow),
@@ -38,8 +38,13 @@ impl Registry<Cuda> {
             kv_store: vec![Arc::new(kv_store::Vectorised), Arc::new(kv_store::Naive)],
             attention: vec![Arc::new(attention::Naive)],
             activation: vec![Arc::new(activation::Vectorised), Arc::new(activation::Naive)],
-            logits: vec![Arc::new(logits::Naive)],
-            sample: vec![Arc::new(sample::Naive)],
+            logits: vec![Arc::new(logits::Chunked), Arc::new(logits::Naive)],
+            sample: vec![
+                Arc::new(sample::Rejection),
+                Arc::new(sample::Gumbel),
+                Arc::new(sample::Greedy),
+                Arc::new(sample::Naive),
+            ],
         }
     }
 }

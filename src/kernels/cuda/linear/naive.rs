@@ -1,6 +1,6 @@
 //! `cuda/linear_naive.cu`.
 
-use super::{
+use super::super::{
     super::{Kernel, Linear, LinearArgs, LinearSpec, Op, Unsupported},
     dtype, u32,
 };
@@ -33,7 +33,7 @@ impl Kernel<Linear, Cuda> for Naive {
     }
 }
 
-fn launch(dev: &Cuda, mut a: LinearArgs<'_, Cuda>) -> Result<()> {
+pub fn launch(dev: &Cuda, mut a: LinearArgs<'_, Cuda>) -> Result<()> {
     let (&[rows, k], n) = (a.x.shape(), a.weight.shape()[0]) else { unreachable!("checked") };
     let out_f32 = a.out.dtype() == DType::F32;
     let program = Program::new("linear_naive.cu")

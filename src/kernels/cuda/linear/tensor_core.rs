@@ -1,0 +1,255 @@
+//! `cuda/linear.cu`: `mma.sync`, from sm_80 on.
+
+use super::{
+    super::{
+        super::{Kernel, Linear, LinearArgs, LinearSpec, Op, SMALL_ROWS, Unsupported},
+        dtype, u32,
+    },
+    sixteen_bits, want_vectors,
+};
+use crate::{
+    device::{
+        Cuda, DType,
+        cuda::{CudaBuffer, Launch, Program, arg},
+    },
+    error::Result,
+};
+
+/// Tiles over rows and columns.
+pub struct MmaPipelined;
+/// Tiles that share `k`: for few rows and columns.
+pub struct SplitK;
+/// A stream of weights past few rows.
+pub struct Skinny;
+
+/// Blocks that fill a large GPU, about two for each multiprocessor. Not the device's own number: so results are the
+/// same on all, and scratch memory is known without one.
+const FILL: usize = 256;
+
+/// `Tile` of `cuda/linear.cu`.
+struct Tile {
+    function: &'static str,
+    rows: usize,
+    cols: usize,
+    threads: usize,
+    stages: usize,
+}
+
+const MEDIUM: Tile = Tile { function: "mma_128x128", rows: 128, cols: 128, threads: 128, stages: 3 };
+const SMALL: Tile = Tile { function: "mma_64x64", rows: 64, cols: 64, threads: 128, stages: 4 };
+
+impl Tile {
+    fn count(&self, rows: usize, n: usize) -> usize {
+        rows.div_ceil(self.rows) * n.div_ceil(self.cols)
+    }
+
+    fn launch(&self, dev: &Cuda, program: Program, splits: usize, call: &Call) -> Result<()> {
+        /// Values of k of a stage.
+        const TILE_IN: usize = 64;
+        let launch = Launch {
+            program,
+            function: self.function,
+            grid: [self.count(call.rows as usize, call.n as usize), splits, 1],
+            block: self.threads,
+            shared: self.stages * (self.rows + self.cols) * TILE_IN * 2,
+        };
+        // SAFETY: the parameter of the entries of `cuda/linear.cu`; see `Call`.
+        unsafe { dev.launch(&launch, &[arg(call)]) }
+    }
+}
+
+/// Whether the middle-sized tiles alone fill a GPU.
+pub fn fills(rows: usize, n: usize) -> bool {
+    MEDIUM.count(rows, n) >= FILL / 2
+}
+
+/// `Layout` of `cuda/linear.cu`.
+struct Layout {
+    function: &'static str,
+    slots: usize,
+    warps_out: usize,
+    warps_in: usize,
+    stages: usize,
+}
+
+impl Layout {
+    /// Values of k, in blocks of 32, of a warp's step.
+    const IN_BLOCKS: usize = 2;
+    /// Blocks of a multiprocessor.
+    const BLOCKS: usize = 2;
+
+    #[rustfmt::skip]
+    const NARROW: [Self; 2] = [
+        Self { function: "skinny_8_narrow", slots: 8, warps_out: 1, warps_in: 4, stages: 8 },
+        Self { function: "skinny_16_narrow", slots: 16, warps_out: 1, warps_in: 4, stages: 6 },
+    ];
+    #[rustfmt::skip]
+    const WIDE: [Self; 4] = [
+        Self { function: "skinny_8", slots: 8, warps_out: 2, warps_in: 4, stages: 4 },
+        Self { function: "skinny_16", slots: 16, warps_out: 2, warps_in: 4, stages: 4 },
+        Self { function: "skinny_32", slots: 32, warps_out: 4, warps_in: 2, stages: 3 },
+        Self { function: "skinny_64", slots: 64, warps_out: 4, warps_in: 2, stages: 3 },
+    ];
+
+    /// For at most [`SMALL_ROWS`] rows.
+    fn of(rows: usize, n: usize) -> &'static Self {
+        let narrow = if n <= FILL * 8 { &Self::NARROW[..] } else { &[] };
+        let fits = |layout: &&Self| rows <= layout.slots;
+        narrow.iter().find(fits).or_else(|| Self::WIDE.iter().find(fits)).expect("at most 64 rows")
+    }
+
+    fn launch(&self, dev: &Cuda, program: Program, call: &Call) -> Result<()> {
+        let threads = self.warps_out * self.warps_in * 32;
+        let (weights, x) =
+            (threads * 2 * Self::IN_BLOCKS, self.warps_in * Self::IN_BLOCKS * (self.slots / 8) * 32);
+        let outputs = self.warps_out * 16;
+        let blocks = (call.n as usize).div_ceil(outputs).min(dev.multiprocessors() * Self::BLOCKS);
+        let launch = Launch {
+            program,
+            function: self.function,
+            grid: [blocks, 1, 1],
+            block: threads,
+            shared: self.stages * (weights + x) * 16 + self.slots * (outputs + 4) * 4,
+        };
+        // SAFETY: the parameter of the entries of `cuda/linear.cu`; see `Call`.
+        unsafe { dev.launch(&launch, &[arg(call)]) }
+    }
+}
+
+/// `LinearCall` of `cuda/linear.cu`. By the contract's shapes x covers `rows` rows of `k` elements `ldx` apart, the weight
+/// `n` rows, the bias `n` elements, out `rows` rows of `n`; `partial` as much in f32 for each split, if there are any.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Call {
+    x: u64,
+    weight: u64,
+    bias: u64,
+    out: u64,
+    partial: u64,
+    rows: u32,
+    k: u32,
+    n: u32,
+    ldx: u32,
+}
+
+fn call(a: &mut LinearArgs<'_, Cuda>, partial: u64) -> Result<(Program, Call)> {
+    want_vectors(a)?;
+    let (op, spec) = (Linear::NAME, Linear::spec(a));
+    let program = Program::new("linear.cu")
+        .with("DTYPE", dtype(spec.dtype))
+        .with("OUT_F32", (spec.out == DType::F32).into());
+    let call = Call {
+        x: a.x.address(),
+        weight: a.weight.address(),
+        bias: a.bias.as_ref().map_or(0, |b| b.address()),
+        out: a.out.address(),
+        partial,
+        rows: u32(op, "rows", a.x.shape()[0])?,
+        k: u32(op, "k", spec.k)?,
+        n: u32(op, "n", spec.n)?,
+        ldx: u32(op, "stride of x", a.x.stride())?,
+    };
+    Ok((program, call))
+}
+
+impl Kernel<Linear, Cuda> for MmaPipelined {
+    fn name(&self) -> &'static str {
+        "mma_pipelined"
+    }
+
+    fn about(&self) -> &'static str {
+        "tensor-core tiles, cp.async stages; same bits for a row in any batch"
+    }
+
+    fn supports(&self, spec: &LinearSpec) -> std::result::Result<(), Unsupported> {
+        sixteen_bits(spec)
+    }
+
+    fn launch(&self, dev: &Cuda, mut a: LinearArgs<'_, Cuda>, _: &mut CudaBuffer) -> Result<()> {
+        let (program, call) = call(&mut a, 0)?;
+        let tile = if fills(call.rows as usize, call.n as usize) { MEDIUM } else { SMALL };
+        tile.launch(dev, program, 1, &call)
+    }
+}
+
+/// Parts of k for [`SplitK`], of at least eight stages each.
+fn splits(a: &LinearArgs<'_, Cuda>) -> usize {
+    let (rows, n, k) = (a.x.shape()[0], a.weight.shape()[0], a.weight.shape()[1]);
+    (FILL / SMALL.count(rows, n).max(1)).min(k / (8 * 64)).clamp(1, 8)
+}
+
+impl Kernel<Linear, Cuda> for SplitK {
+    fn name(&self) -> &'static str {
+        "split_k"
+    }
+
+    fn about(&self) -> &'static str {
+        "small tensor-core tiles that share k where tiles are few, combined in order"
+    }
+
+    fn supports(&self, spec: &LinearSpec) -> std::result::Result<(), Unsupported> {
+        sixteen_bits(spec)
+    }
+
+    fn scratch(&self, a: &LinearArgs<'_, Cuda>) -> usize {
+        match splits(a) {
+            1 => 0,
+            splits => splits * a.out.elements() * size_of::<f32>(),
+        }
+    }
+
+    fn launch(&self, dev: &Cuda, mut a: LinearArgs<'_, Cuda>, scratch: &mut CudaBuffer) -> Result<()> {
+        let splits = splits(&a);
+        let (program, call) = call(&mut a, scratch.address())?;
+        SMALL.launch(dev, program, splits, &call)?;
+        if splits == 1 {
+            return Ok(());
+        }
+        let launch = Launch {
+            program,
+            function: "combine_splits",
+            grid: [(call.n as usize).div_ceil(4 * 256), call.rows as usize, 1],
+            block: 256,
+            shared: 0,
+        };
+        let args = [
+            arg(call.partial),
+            arg(call.bias),
+            arg(call.out),
+            arg(splits as u32),
+            arg(call.rows),
+            arg(call.n),
+        ];
+        // SAFETY: the parameters of `combine_splits`; scratch has the sums of each split, see `Call`.
+        unsafe { dev.launch(&launch, &args) }
+    }
+}
+
+impl Kernel<Linear, Cuda> for Skinny {
+    fn name(&self) -> &'static str {
+        "skinny"
+    }
+
+    fn about(&self) -> &'static str {
+        "up to 64 rows at a time: a stream of weights, bound by their bytes"
+    }
+
+    fn supports(&self, spec: &LinearSpec) -> std::result::Result<(), Unsupported> {
+        sixteen_bits(spec)
+    }
+
+    fn launch(&self, dev: &Cuda, mut a: LinearArgs<'_, Cuda>, _: &mut CudaBuffer) -> Result<()> {
+        let (program, all) = call(&mut a, 0)?;
+        let (dtype, out) = (a.x.dtype().size() as u64, a.out.dtype().size() as u64);
+        for first in (0..all.rows).step_by(SMALL_ROWS) {
+            let call = Call {
+                x: all.x + u64::from(first) * u64::from(all.ldx) * dtype,
+                out: all.out + u64::from(first) * u64::from(all.n) * out,
+                rows: (all.rows - first).min(SMALL_ROWS as u32),
+                ..all
+            };
+            Layout::of(call.rows as usize, all.n as usize).launch(dev, program, &call)?;
+        }
+        Ok(())
+    }
+}
