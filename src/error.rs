@@ -99,7 +99,15 @@ pub enum Error {
         /// The sequence and the numbers.
         detail: String,
     },
-    /// A device (memory, driver, compiler) failed.
+    /// A kernel's source does not compile.
+    #[error("{kernel} does not compile:\n{log}")]
+    Compile {
+        /// The kernel, or the file it is in.
+        kernel: String,
+        /// What the compiler said, verbatim.
+        log: String,
+    },
+    /// A device (memory, driver) failed.
     #[error("{device}: {what}")]
     Device {
         /// The device.

@@ -273,7 +273,7 @@ fn check_tells_each_kernels_verdict() {
     assert!(reports.iter().all(|r| r["op"] == "sample" && r["verdict"] == "PASSED"), "{json}");
     assert!(reports[2]["unsupported"].as_u64().unwrap() > 0, "greedy draws nothing: {json}");
 
-    let case = r#"{"dtype":"bf16","rows":7,"dim":33,"eps":1e-6,"offset":0.0,"seed":1}"#;
+    let case = r#"{"dtype":"bf16","rows":7,"dim":33,"eps":1e-6,"offset":0.0,"spread":1.0,"seed":1}"#;
     let (text, _) = cli.ok(&["check", "rms_norm/simd", "--case", case]);
     assert!(text.starts_with("PASSED") && text.contains(" 1 cases"), "{text}");
 }

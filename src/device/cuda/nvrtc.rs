@@ -279,7 +279,7 @@ fn check(result: nvrtcResult, what: &str) -> Result<()> {
 }
 
 fn failed(program: &Program, log: &str) -> Error {
-    Error::Device { device: "nvrtc".into(), what: format!("{program} does not compile:\n{log}") }
+    Error::Compile { kernel: program.to_string(), log: log.to_string() }
 }
 
 /// `LATHE_CACHE/kernels`, else `lathe/kernels` in this user's cache folder.

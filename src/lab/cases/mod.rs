@@ -23,10 +23,12 @@ use std::fmt::Debug;
 
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::certificate::Certificate;
 pub use super::draw::{Draw, format, noise};
 use crate::{
     device::{DType, Device, View, ViewMut},
-    kernels::{Op, Registry, Table},
+    error::Result,
+    kernels::{Op, Registry, Slot, Table},
 };
 
 /// 2^-24, the relative error of rounding to f32.
@@ -57,6 +59,17 @@ pub trait Cases: Op {
 
     /// The arguments of a call over those tensors.
     fn args<'a, D: Device>(case: &'a Self::Case, tensors: Bound<'a, D>) -> Self::Args<'a, D>;
+
+    /// What is judged by statistics rather than case by case; `None` for all but samplers.
+    ///
+    /// # Errors
+    /// What the kernel reports.
+    fn certificate<D: Device>(_: &D, _: &Slot<Self, D>) -> Result<Option<Certificate>>
+    where
+        Self: Sized,
+    {
+        Ok(None)
+    }
 }
 
 /// Calls something for every operation's table.

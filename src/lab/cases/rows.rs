@@ -187,17 +187,27 @@ pub struct NormCase {
     pub dim: usize,
     pub eps: f32,
     pub offset: f32,
+    /// Standard deviation of x: at 1e-3 eps counts, at 200 squares overflow f16.
+    pub spread: f32,
     pub seed: u64,
 }
 
 impl NormCase {
     fn all() -> Vec<Self> {
+        let spreads = [1.0, 1e-3, 1.0, 200.0, 1.0].into_iter().cycle();
         let offsets = [0.0, 1.0].into_iter().cycle();
-        let shapes =
-            FLOATS.into_iter().flat_map(|d| SHAPES.into_iter().zip(offsets.clone()).map(move |s| (d, s)));
-        shapes
-            .map(|(dtype, ((rows, dim), offset))| Self { dtype, rows, dim, eps: 1e-6, offset, seed: 1 })
-            .collect()
+        let shapes = FLOATS.into_iter().flat_map(|dtype| SHAPES.map(|shape| (dtype, shape)));
+        let all = shapes.zip(offsets.zip(spreads));
+        all.map(|((dtype, (rows, dim)), (offset, spread))| Self {
+            dtype,
+            rows,
+            dim,
+            eps: 1e-6,
+            offset,
+            spread,
+            seed: 1,
+        })
+        .collect()
     }
 
     fn draw(draw: &mut Draw) -> Self {
@@ -207,12 +217,17 @@ impl NormCase {
             dim: row_length(draw, 2048),
             eps: draw.pick(&[1e-6, 1e-5]),
             offset: draw.pick(&[0.0, 1.0]),
+            spread: draw.pick(&[1.0, 1.0, 1e-3, 200.0]),
             seed: draw.seed(),
         }
     }
 
     fn is_possible(&self) -> bool {
-        self.rows > 0 && self.dim > 0 && self.dtype != DType::I32 && self.eps > 0.0
+        self.rows > 0 && self.dim > 0 && self.dtype != DType::I32 && self.eps > 0.0 && self.spread > 0.0
+    }
+
+    fn x(&self) -> Vec<f32> {
+        noise(self.dtype, self.seed, self.rows * self.dim, self.spread.into())
     }
 
     fn weight(&self) -> Vec<f32> {
@@ -246,7 +261,7 @@ impl Cases for RmsNorm {
     }
 
     fn problem(c: &NormCase) -> Problem {
-        let (x, weight) = (noise(c.dtype, c.seed, c.rows * c.dim, 1.0), c.weight());
+        let (x, weight) = (c.x(), c.weight());
         let mut out = vec![0.0; x.len()];
         oracle::rms_norm::rms_norm(&x, &weight, c.eps, c.offset, &mut out);
         let sizes = out.clone();
@@ -286,8 +301,8 @@ impl Cases for AddRmsNorm {
     }
 
     fn problem(c: &NormCase) -> Problem {
-        let (x, weight) = (noise(c.dtype, c.seed, c.rows * c.dim, 1.0), c.weight());
-        let residual = noise(c.dtype, c.seed + 2, x.len(), 1.0);
+        let (x, weight) = (c.x(), c.weight());
+        let residual = noise(c.dtype, c.seed + 2, x.len(), c.spread.into());
         let (mut sum, mut out) = (residual.clone(), vec![0.0; x.len()]);
         let round = |v: f32| format(c.dtype).round(v.into());
         oracle::add_rms_norm::add_rms_norm(&x, &mut sum, &weight, c.eps, c.offset, round, &mut out);

@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::{Bound, Cases, Draw, HostTensor, Problem, Want, noise};
 use crate::{
     device::{DType, Device},
-    kernels::{Sample, SampleArgs, SampleSpec},
+    error::Result,
+    kernels::{Sample, SampleArgs, SampleSpec, Slot},
+    lab::certificate::Certificate,
 };
 
 /// A case of [`Sample`].
@@ -241,5 +243,10 @@ impl Cases for Sample {
             },
             out: t.out("out"),
         }
+    }
+
+    fn certificate<D: Device>(dev: &D, kernel: &Slot<Self, D>) -> Result<Option<Certificate>> {
+        // A kernel of greedy rows alone has nothing to certify.
+        Ok(Some(Certificate::of(dev, kernel)?).filter(|c| c.settings > 0))
     }
 }

@@ -84,7 +84,10 @@ pub fn judge<D: Device>(
             return Outcome::Failed(Box::new(finding));
         }
     }
-    for ((host, l), after) in tensors().filter(|((host, _), _)| host.want.is_some()) {
+    for (host, l, after) in tensors()
+        .chain(problem.tensors.iter().zip(loaded).zip(second.unwrap_or_default()))
+        .filter_map(|((host, l), after)| host.want.as_ref().map(|_| (host, l, after)))
+    {
         if let Some(finding) = unwritten(host, l, after) {
             return Outcome::Failed(Box::new(finding));
         }

@@ -60,7 +60,11 @@ impl<O: Cases> Entry<O> {
 }
 
 /// An operation's cases with the oracle's answers, to share between its kernels.
-pub struct Suite<O: Cases>(Vec<Arc<Entry<O>>>);
+pub struct Suite<O: Cases> {
+    entries: Vec<Arc<Entry<O>>>,
+    /// Not just one case.
+    is_whole: bool,
+}
 
 impl<O: Cases> Suite<O> {
     /// The fixed cases, then random ones.
@@ -69,7 +73,7 @@ impl<O: Cases> Suite<O> {
         let fixed = O::fixed().into_iter().enumerate().map(|(i, case)| Entry::new(case, i % 4 == 0));
         let fixed: Vec<_> = fixed.collect();
         let random = (0..options.cases).map(|_| Entry::new(O::random(&mut draw), false));
-        Self(fixed.into_iter().chain(random).collect())
+        Self { entries: fixed.into_iter().chain(random).collect(), is_whole: true }
     }
 
     /// One case, as a report prints it.
@@ -82,7 +86,7 @@ impl<O: Cases> Suite<O> {
         if !O::fits(&case) {
             return Err(format!("not a case of {}: its extents do not go together", O::NAME));
         }
-        Ok(Self(vec![Entry::new(case, true)]))
+        Ok(Self { entries: vec![Entry::new(case, true)], is_whole: false })
     }
 }
 
@@ -101,7 +105,7 @@ pub fn check<O: Cases, D: Device>(
     let sandbox = Sandbox::<O>::new(dev.clone(), Arc::clone(kernel), options.timeout);
     let mut first: Option<(Arc<Entry<O>>, Finding)> = None;
     let mut ulps = Vec::new();
-    for entry in &suite.0 {
+    for entry in &suite.entries {
         match sandbox.run(entry) {
             Outcome::Unsupported(reason) => {
                 report.unsupported += 1;
@@ -134,6 +138,9 @@ pub fn check<O: Cases, D: Device>(
     } else if report.cases > 0 {
         report.verdict = Verdict::Passed;
         report.reason = None;
+        if suite.is_whole {
+            report.certify(O::certificate(dev, kernel));
+        }
     }
     report.seconds = start.elapsed().as_secs_f64();
     report

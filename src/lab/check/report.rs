@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::judge::{Element, Finding};
+use crate::{error::Result, lab::certificate::Certificate};
 
 /// What became of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +91,8 @@ pub struct Report {
     pub worst: Option<Worst>,
     /// Errors of floating-point outputs over all cases that passed, in units in the last place of their dtype.
     pub ulps: Option<Quantiles>,
+    /// A sampler's statistics, where the cases passed.
+    pub certificate: Option<Certificate>,
     /// What the check took.
     pub seconds: f64,
 }
@@ -158,6 +161,7 @@ impl Report {
             failure: None,
             worst: None,
             ulps: None,
+            certificate: None,
             seconds: 0.0,
         }
     }
@@ -169,6 +173,21 @@ impl Report {
         report.failed = 1;
         report.fail(Value::Null, finding);
         report
+    }
+
+    /// Takes up what the statistics of a kernel that passed its cases show.
+    pub(super) fn certify(&mut self, certificate: Result<Option<Certificate>>) {
+        let fault = match certificate {
+            Ok(certificate) => {
+                self.certificate = certificate;
+                let fault = self.certificate.as_ref().and_then(|c| c.fault.clone());
+                fault.map(|message| (Verdict::IncorrectNumerical, message))
+            }
+            Err(error) => Some((Verdict::RuntimeError, error.to_string())),
+        };
+        if let Some((verdict, message)) = fault {
+            self.fail(Value::Null, Finding { verdict, message, element: None });
+        }
     }
 
     pub(super) fn fail(&mut self, case: Value, finding: Finding) {
@@ -207,6 +226,13 @@ impl fmt::Display for Report {
             )?;
         }
         write!(f, "; {:.1} s", self.seconds)?;
+        if let Some(c) = &self.certificate {
+            let fine =
+                if c.fault.is_none() { "the distribution is right" } else { "the distribution is wrong" };
+            write!(f, "\n    {fine}: {} draws of {} settings, {} tests, ", c.draws, c.settings, c.tests)?;
+            let (p, bound, uniform) = (c.smallest_p, c.bonferroni, c.uniform_p);
+            write!(f, "smallest p {p:.1e} (bound {bound:.1e}), p of their uniformity {uniform:.2}")?;
+        }
         if let Some(reason) = &self.reason {
             write!(f, "\n    does not support {reason}")?;
         }

@@ -84,6 +84,7 @@ fn attempt<O: Cases, D: Device>(
         Error::Shape { .. } | Error::Argument { .. } => {
             Outcome::failed(Verdict::IncorrectShape, format!("refused a case within the contract: {error}"))
         }
+        Error::Compile { .. } => Outcome::failed(Verdict::CompileError, error.to_string()),
         error => Outcome::failed(Verdict::RuntimeError, error.to_string()),
     })
 }
