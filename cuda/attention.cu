@@ -6,6 +6,7 @@
 //   split_kv    decode: keys in splits of a fixed size, K and V streamed once for up to 4 query heads, CUDA cores
 //   gqa_packed  decode: the query heads of a group are the rows of one tensor-core tile, split over the keys too
 //   flash       prefill: query tiles on tensor cores, K and V tiles gathered by the block table, hidden tiles skipped
+//   flash_hopper  flash with wgmma and a copying warpgroup; sm_90a, heads of 128
 //   unified     mixed batches in one launch: gqa_packed for sequences with one query, flash for the others
 //   combine     joins the splits of split_kv, gqa_packed and unified, in a fixed order
 #include "attention.cuh"
@@ -55,11 +56,12 @@ extern "C" __global__ void attention_naive(const __grid_constant__ Batch b) {
 #if DTYPE != 0
 #include "attention_decode.cuh"
 #include "attention_flash.cuh"
+#include "attention_hopper.cuh"
 
-extern __shared__ __align__(16) u8 shared[];
+extern __shared__ __align__(1024) u8 shared[];
 
 // Grid: as many blocks as fit the device; each takes every gridDim.x-th split.
-extern "C" __global__ void __launch_bounds__(DECODE_THREADS, 3) attention_split_kv(const __grid_constant__ Batch b) {
+extern "C" __global__ void __launch_bounds__(DECODE_THREADS, 2) attention_split_kv(const __grid_constant__ Batch b) {
     split_kv(b, shared);
 }
 
@@ -75,6 +77,14 @@ extern "C" __global__ void __launch_bounds__(DECODE_THREADS) attention_combine(c
 extern "C" __global__ void __launch_bounds__(FLASH_THREADS, 2) attention_flash(const __grid_constant__ Batch b) {
     flash<false>(b, shared);
 }
+
+#if HEAD_DIM == 128 && defined(__CUDA_ARCH_FEAT_SM90_ALL)
+// Grid: as `flash`.
+extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
+    attention_flash_hopper(const __grid_constant__ Batch b) {
+    flash_hopper(b, shared);
+}
+#endif
 
 // Grid: (heads, flash_tiles and as many rows of decode blocks as fit the device).
 extern "C" __global__ void __launch_bounds__(FLASH_THREADS, 2) attention_unified(const __grid_constant__ Batch b) {

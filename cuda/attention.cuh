@@ -41,10 +41,18 @@ __device__ __forceinline__ u32 first_key(const Batch& b, u32 position) {
 #endif
 }
 
-// Where the caches keep a token's row, in elements. Reads one entry of the sequence's row of the block table.
+// Sixteen consecutive tokens, from a multiple of 16 on, lie in one cache block. Where: in units of 16 rows of the
+// cache. Reads one entry of the sequence's row of the block table.
+__device__ __forceinline__ u32 row_group(const i32* blocks, u32 token) {
+    return u32(blocks[token / BLOCK_SIZE]) * (BLOCK_SIZE / 16) + token % BLOCK_SIZE / 16;
+}
+// Elements from the start of a cache to the first row of a group.
+__device__ __forceinline__ u64 group_offset(const Batch& b, u32 group, u32 kv_head) {
+    return u64(group) * (16 * b.kv_heads * HEAD_DIM) + kv_head * HEAD_DIM;
+}
+// Elements from the start of a cache to a token's row.
 __device__ __forceinline__ u64 row_offset(const Batch& b, const i32* blocks, u32 token, u32 kv_head) {
-    return u64(u32(blocks[token / BLOCK_SIZE])) * (BLOCK_SIZE * b.kv_heads * HEAD_DIM) +
-           (token % BLOCK_SIZE * b.kv_heads + kv_head) * HEAD_DIM;
+    return group_offset(b, row_group(blocks, token), kv_head) + token % 16 * b.kv_heads * HEAD_DIM;
 }
 __device__ __forceinline__ const i32* blocks_of(const Batch& b, u32 seq) {
     return b.block_table + u64(seq) * b.max_blocks;
@@ -89,11 +97,11 @@ struct Scores {
 // 32 sequences at a time. Grids then depend on maxima only, which a captured graph needs; blocks past the end exit.
 template <class Count>
 struct WorkList {
-    Count count;   // pieces of sequence `seq`
+    Count count;  // pieces of sequence `seq`
     u32 seqs;
-    u32 first;     // the 32 sequences in view
-    u32 before;    // pieces of all sequences before `first`
-    u32 upto;      // pieces up to this lane's sequence, itself included
+    u32 first;   // the 32 sequences in view
+    u32 before;  // pieces of all sequences before `first`
+    u32 upto;    // pieces up to this lane's sequence, itself included
 
     __device__ WorkList(u32 seqs, Count count) : count(count), seqs(seqs) { view(0, 0); }
 

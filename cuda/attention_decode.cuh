@@ -6,10 +6,12 @@
 constexpr u32 DECODE_WARPS = 4;
 constexpr u32 DECODE_THREADS = DECODE_WARPS * WARP;
 
-// Keys [begin, end) of a sequence, for `HEADS` query heads from `head` on, that share `kv_head`.
+// Keys [begin, end) of a sequence, for the query heads from `head` on that one pass over K and V serves.
 struct Split {
-    u32 seq, token, kv_head, head, heads, split, begin, end;
-    bool only;  // the sequence's only split: its result is final
+    u32 seq, head, split, begin, end;
+    __device__ __forceinline__ u32 kv_head() const { return head / GROUP; }
+    __device__ __forceinline__ u32 heads(u32 pass) const { return min(pass, GROUP - head % GROUP); }
+    __device__ __forceinline__ u64 token(const Batch& b) const { return b.q_start[seq] - b.q_start[0]; }
 };
 
 // Splits of a sequence: those that its last position sees. Sequences with more than one query are for `flash`.
@@ -22,38 +24,40 @@ struct SplitCount {
     }
 };
 
-// Calls `body(split)` for every `stride`-th split of the batch from the `first` on, for all threads of the block.
-// PASS: query heads that one pass over K and V serves.
-template <u32 PASS, class Body>
-__device__ __forceinline__ void for_each_split(const Batch& b, u32 first, u32 stride, Body body) {
-    constexpr u32 PASSES = ceil_div(u32(GROUP), PASS);
-    WorkList<SplitCount> list(b.seqs, SplitCount{b});
-    const u32 per_split = b.kv_heads * PASSES;
-    u32 seq, part;
-    for (u32 i = first; list.find(i / per_split, seq, part); i += stride) {
-        const u32 kv_len = b.kv_len[seq], oldest = first_key(b, kv_len - 1);
-        const u32 kv_head = i % per_split / PASSES, pass = i % PASSES * PASS;
-        Split s;
-        s.seq = seq;
-        s.token = b.q_start[seq] - b.q_start[0];
-        s.kv_head = kv_head;
-        s.head = kv_head * GROUP + pass;
-        s.heads = min(PASS, GROUP - pass);
+// Every `stride`-th split of the batch, from the `first` on. PASS: query heads that one pass over K and V serves.
+template <u32 PASS>
+struct Splits {
+    static constexpr u32 PASSES = ceil_div(u32(GROUP), PASS);
+    const Batch& b;
+    WorkList<SplitCount> list;
+    u32 index, stride;
+
+    __device__ Splits(const Batch& b, u32 first, u32 stride)
+        : b(b), list(b.seqs, SplitCount{b}), index(first), stride(stride) {}
+
+    __device__ __forceinline__ bool next(Split& s) {
+        const u32 per_split = b.kv_heads * PASSES, in_split = index % per_split;
+        u32 part;
+        if (!list.find(index / per_split, s.seq, part)) return false;
+        const u32 kv_len = b.kv_len[s.seq], oldest = first_key(b, kv_len - 1);
+        s.head = in_split / PASSES * GROUP + in_split % PASSES * PASS;
         s.split = oldest / b.split + part;
         s.begin = max(oldest, s.split * b.split);
         s.end = min(kv_len, (s.split + 1) * b.split);
-        s.only = s.begin == oldest && s.end == kv_len;
-        body(s);
+        index += stride;
+        return true;
     }
-}
+};
 
 // Joins the softmax states of a block's `streams` and stores them: to `out` if final, else to `partial`.
 // values: [streams, PASS, HEAD_DIM]; stats: [streams, PASS] maximum (log2) and sum.
 template <u32 STREAMS, u32 PASS>
 __device__ __forceinline__ void store_split(const Batch& b, const Split& s, const float* values, const float2* stats) {
     const u32 heads = b.kv_heads * GROUP;
+    const bool only = SplitCount{b}(s.seq) == 1;  // then the result is final
+    T* out = b.out + (s.token(b) * heads + s.head) * HEAD_DIM;
     const u64 slot = (u64(s.seq) * b.max_splits + s.split) * heads + s.head;
-    for (u32 i = threadIdx.x; i < s.heads * HEAD_DIM; i += DECODE_THREADS) {
+    for (u32 i = threadIdx.x; i < s.heads(PASS) * HEAD_DIM; i += DECODE_THREADS) {
         const u32 head = i / HEAD_DIM;
         float top = -INFINITY, sum = 0.0f, value = 0.0f;
 #pragma unroll
@@ -65,8 +69,8 @@ __device__ __forceinline__ void store_split(const Batch& b, const Split& s, cons
             sum += weight * stat.y;
             value += weight * values[k * PASS * HEAD_DIM + i];
         }
-        if (s.only) {
-            b.out[(u64(s.token) * heads + s.head) * HEAD_DIM + i] = from_f32<T>(value / sum);
+        if (only) {
+            out[i] = from_f32<T>(value / sum);
         } else {
             b.partial[slot * HEAD_DIM + i] = value;
             if (i % HEAD_DIM == 0) b.partial_stats[slot + head] = make_float2(top, sum);
@@ -114,12 +118,10 @@ __device__ __forceinline__ void combine(const Batch& b) {
 constexpr u32 CHUNKS = HEAD_DIM / 8;
 constexpr u32 SPLIT_LANES = CHUNKS <= 8 ? 8 : CHUNKS <= 16 ? 16 : 32;
 constexpr u32 SPLIT_ROWS = WARP / SPLIT_LANES;
-constexpr u32 SPLIT_U = 4;
+constexpr u32 SPLIT_U = SPLIT_ROWS == 4 ? 4 : 8;
 constexpr u32 SPLIT_STEP = SPLIT_ROWS * SPLIT_U;
 constexpr u32 SPLIT_PASS = GROUP < 4 ? GROUP : 4;
-#ifndef SPLIT_STAGES
-#define SPLIT_STAGES 4
-#endif
+constexpr u32 SPLIT_STAGES = 3;
 constexpr u32 SPLIT_STREAMS = DECODE_WARPS * SPLIT_ROWS;
 
 __device__ __forceinline__ void split_kv(const Batch& b, u8* shared) {
@@ -129,33 +131,44 @@ __device__ __forceinline__ void split_kv(const Batch& b, u8* shared) {
     // A queue of steps in shared memory. Every lane reads back only what it copied itself, so no barrier is needed.
     using Slot = Vec<T>;
     Slot* queue = reinterpret_cast<Slot*>(shared) + warp * SPLIT_STAGES * 2 * SPLIT_U * WARP + lane;
-    float* values = reinterpret_cast<float*>(shared);
+    float* values = reinterpret_cast<float*>(shared + DECODE_WARPS * SPLIT_STAGES * 2 * SPLIT_U * WARP * sizeof(Slot));
     float2* stats = reinterpret_cast<float2*>(values + SPLIT_STREAMS * SPLIT_PASS * HEAD_DIM);
 
-    for_each_split<SPLIT_PASS>(b, blockIdx.x, gridDim.x, [&](const Split& s) {
-        const auto issue = [&](u32 step, u32 stage) {
-            const u32 token = step * SPLIT_STEP;
-            if (token < s.end) {
-                const u64 base = row_offset(b, blocks_of(b, s.seq), token, s.kv_head);
+    const auto issue = [&](const Split& s, u32 step, u32 stage) {
+        const u32 token = step * SPLIT_STEP;
+        if (token < s.end) {
+            const u64 base = row_offset(b, blocks_of(b, s.seq), token, s.kv_head());
 #pragma unroll
-                for (u32 u = 0; u < SPLIT_U; u++) {
-                    const u32 r = u * SPLIT_ROWS + row;
-                    const bool valid = token + r >= s.begin && token + r < s.end && chunk < CHUNKS;
-                    const u64 at = base + (r * b.kv_heads * HEAD_DIM + (chunk < CHUNKS ? chunk * 8 : 0));
-                    Slot* slot = queue + (stage * 2 * SPLIT_U + u) * WARP;
-                    cp_async_16(slot, b.k_cache + at, valid);
-                    cp_async_16(slot + SPLIT_U * WARP, b.v_cache + at, valid);
-                }
+            for (u32 u = 0; u < SPLIT_U; u++) {
+                const u32 r = u * SPLIT_ROWS + row;
+                const bool valid = token + r >= s.begin && token + r < s.end && chunk < CHUNKS;
+                const u64 at = base + (r * b.kv_heads * HEAD_DIM + (chunk < CHUNKS ? chunk * 8 : 0));
+                Slot* slot = queue + (stage * 2 * SPLIT_U + u) * WARP;
+                cp_async_16(slot, b.k_cache + at, valid);
+                cp_async_16(slot + SPLIT_U * WARP, b.v_cache + at, valid);
             }
-            cp_async_commit();
-        };
+        }
+        cp_async_commit();
+    };
+    const auto fill = [&](const Split& s, u32 stage) {
+        const u32 step = s.begin / SPLIT_STEP + warp;
+#pragma unroll
+        for (u32 i = 0; i < SPLIT_STAGES - 1; i++) issue(s, step + i * DECODE_WARPS, (stage + i) % SPLIT_STAGES);
+    };
 
+    Splits<SPLIT_PASS> splits(b, blockIdx.x, gridDim.x);
+    Split next;
+    u32 stage = 0;
+    bool more = splits.next(next);
+    if (more) fill(next, stage);
+    while (more) {
+        const Split s = next;
         float q[SPLIT_PASS][8], total[SPLIT_PASS][8], top[SPLIT_PASS], sum[SPLIT_PASS];
 #pragma unroll
         for (u32 h = 0; h < SPLIT_PASS; h++) {
             Slot v = {};
-            if (h < s.heads && chunk < CHUNKS)
-                v = load_vec(b.q + u64(s.token) * b.q_stride + (s.head + h) * HEAD_DIM + chunk * 8);
+            if (h < s.heads(SPLIT_PASS) && chunk < CHUNKS)
+                v = load_vec(b.q + s.token(b) * b.q_stride + (s.head + h) * HEAD_DIM + chunk * 8);
             top[h] = -INFINITY;
             sum[h] = 0.0f;
 #pragma unroll
@@ -164,13 +177,9 @@ __device__ __forceinline__ void split_kv(const Batch& b, u8* shared) {
                 total[h][i] = 0.0f;
             }
         }
-        u32 step = s.begin / SPLIT_STEP + warp;
-#pragma unroll
-        for (u32 i = 0; i < SPLIT_STAGES - 1; i++) issue(step + i * DECODE_WARPS, i);
-        u32 stage = 0;
-        for (; step * SPLIT_STEP < s.end; step += DECODE_WARPS) {
+        for (u32 step = s.begin / SPLIT_STEP + warp; step * SPLIT_STEP < s.end; step += DECODE_WARPS) {
             cp_async_wait<SPLIT_STAGES - 2>();
-            issue(step + (SPLIT_STAGES - 1) * DECODE_WARPS, (stage + SPLIT_STAGES - 1) % SPLIT_STAGES);
+            issue(s, step + (SPLIT_STAGES - 1) * DECODE_WARPS, (stage + SPLIT_STAGES - 1) % SPLIT_STAGES);
             const Slot* slot = queue + stage * 2 * SPLIT_U * WARP;
             float p[SPLIT_U][SPLIT_PASS];
 #pragma unroll
@@ -217,8 +226,9 @@ __device__ __forceinline__ void split_kv(const Batch& b, u8* shared) {
             }
             stage = stage + 1 == SPLIT_STAGES ? 0 : stage + 1;
         }
-        cp_async_wait<0>();
-        __syncthreads();
+        // The next split's first steps travel while this one's states are joined.
+        more = splits.next(next);
+        if (more) fill(next, stage);
         const u32 stream = warp * SPLIT_ROWS + row;
 #pragma unroll
         for (u32 h = 0; h < SPLIT_PASS; h++) {
@@ -232,7 +242,7 @@ __device__ __forceinline__ void split_kv(const Batch& b, u8* shared) {
         __syncthreads();
         store_split<SPLIT_STREAMS, SPLIT_PASS>(b, s, values, stats);
         __syncthreads();
-    });
+    }
 }
 
 // ---- gqa_packed: tensor cores ----
@@ -240,9 +250,7 @@ __device__ __forceinline__ void split_kv(const Batch& b, u8* shared) {
 // The heads of a group are the rows of one 16-row tile. A warp's step is 16 keys: one tile, in one cache block.
 constexpr u32 PACKED_PASS = GROUP < 16 ? GROUP : 16;
 constexpr bool PACKED_TALL = PACKED_PASS > 8;  // else rows 8-15 of the tile are zero
-#ifndef PACKED_STAGES
-#define PACKED_STAGES (HEAD_DIM > 128 ? 2 : 3)
-#endif
+constexpr u32 PACKED_STAGES = HEAD_DIM > 128 ? 2 : 3;
 constexpr u32 PACKED_TILE = 16 * PITCH;
 
 __device__ __forceinline__ void gqa_packed(const Batch& b, u8* shared, u32 first, u32 stride) {
@@ -250,31 +258,40 @@ __device__ __forceinline__ void gqa_packed(const Batch& b, u8* shared, u32 first
     const Scores scores(b);
     // A queue of steps for each warp alone: K, then V.
     T* queue = reinterpret_cast<T*>(shared) + warp * PACKED_STAGES * 2 * PACKED_TILE;
-    float* values = reinterpret_cast<float*>(shared);
+    float* values = reinterpret_cast<float*>(shared + DECODE_WARPS * PACKED_STAGES * 2 * PACKED_TILE * sizeof(T));
     float2* stats = reinterpret_cast<float2*>(values + DECODE_WARPS * PACKED_PASS * HEAD_DIM);
 
-    for_each_split<PACKED_PASS>(b, first, stride, [&](const Split& s) {
-        const auto issue = [&](u32 step, u32 stage) {
-            const u32 token = step * 16;
-            if (token < s.end) {
-                const u64 base = row_offset(b, blocks_of(b, s.seq), token, s.kv_head);
-                T* k = queue + stage * 2 * PACKED_TILE;
+    const auto issue = [&](const Split& s, u32 step, u32 stage) {
+        const u32 token = step * 16;
+        if (token < s.end) {
+            const u64 base = row_offset(b, blocks_of(b, s.seq), token, s.kv_head());
+            T* k = queue + stage * 2 * PACKED_TILE;
 #pragma unroll
-                for (u32 i = lane; i < 16 * CHUNKS; i += WARP) {
-                    const u32 r = i / CHUNKS, chunk = i % CHUNKS;
-                    const bool valid = token + r >= s.begin && token + r < s.end;
-                    const u64 at = base + (r * b.kv_heads * HEAD_DIM + chunk * 8);
-                    cp_async_16(k + r * PITCH + chunk * 8, b.k_cache + at, valid);
-                    cp_async_16(k + PACKED_TILE + r * PITCH + chunk * 8, b.v_cache + at, valid);
-                }
+            for (u32 i = lane; i < 16 * CHUNKS; i += WARP) {
+                const u32 r = i / CHUNKS, chunk = i % CHUNKS;
+                const bool valid = token + r >= s.begin && token + r < s.end;
+                const u64 at = base + (r * b.kv_heads * HEAD_DIM + chunk * 8);
+                cp_async_16(k + r * PITCH + chunk * 8, b.k_cache + at, valid);
+                cp_async_16(k + PACKED_TILE + r * PITCH + chunk * 8, b.v_cache + at, valid);
             }
-            cp_async_commit();
-        };
-        u32 step = s.begin / 16 + warp;
+        }
+        cp_async_commit();
+    };
+    const auto fill = [&](const Split& s, u32 stage) {
+        const u32 step = s.begin / 16 + warp;
 #pragma unroll
-        for (u32 i = 0; i < PACKED_STAGES - 1; i++) issue(step + i * DECODE_WARPS, i);
+        for (u32 i = 0; i < PACKED_STAGES - 1; i++) issue(s, step + i * DECODE_WARPS, (stage + i) % PACKED_STAGES);
+    };
 
-        // Q as A operands: lane l holds columns 2 (l % 4) and the next, and those 8 further, of rows l / 4 and l / 4 + 8.
+    Splits<PACKED_PASS> splits(b, first, stride);
+    Split next;
+    u32 stage = 0;
+    bool more = splits.next(next);
+    if (more) fill(next, stage);
+    while (more) {
+        const Split s = next;
+        // Q as A operands: lane l holds columns 2 (l % 4), the next and those 8 further, of rows l / 4 and l / 4 + 8.
+        const T* rows = b.q + s.token(b) * b.q_stride + s.head * HEAD_DIM + lane % 4 * 2;
         u32 q[HEAD_DIM / 16][4];
 #pragma unroll
         for (u32 k = 0; k < HEAD_DIM / 16; k++) {
@@ -282,18 +299,16 @@ __device__ __forceinline__ void gqa_packed(const Batch& b, u8* shared, u32 first
             for (u32 r = 0; r < 4; r++) {
                 const u32 head = lane / 4 + r % 2 * 8;
                 q[k][r] = 0;
-                if (head < s.heads && (PACKED_TALL || r % 2 == 0))
-                    q[k][r] = *reinterpret_cast<const u32*>(b.q + u64(s.token) * b.q_stride + (s.head + head) * HEAD_DIM +
-                                                            k * 16 + r / 2 * 8 + lane % 4 * 2);
+                if (head < s.heads(PACKED_PASS) && (PACKED_TALL || r % 2 == 0))
+                    q[k][r] = *reinterpret_cast<const u32*>(rows + head * HEAD_DIM + k * 16 + r / 2 * 8);
             }
         }
         float total[HEAD_DIM / 8][4] = {};
         float top[2] = {-INFINITY, -INFINITY}, sum[2] = {};
-        u32 stage = 0;
-        for (; step * 16 < s.end; step += DECODE_WARPS) {
+        for (u32 step = s.begin / 16 + warp; step * 16 < s.end; step += DECODE_WARPS) {
             cp_async_wait<PACKED_STAGES - 2>();
             __syncwarp();
-            issue(step + (PACKED_STAGES - 1) * DECODE_WARPS, (stage + PACKED_STAGES - 1) % PACKED_STAGES);
+            issue(s, step + (PACKED_STAGES - 1) * DECODE_WARPS, (stage + PACKED_STAGES - 1) % PACKED_STAGES);
             const T* k_tile = queue + stage * 2 * PACKED_TILE;
             float p[2][4] = {};
             const T* k_row = fragment_row_b(k_tile);
@@ -314,7 +329,8 @@ __device__ __forceinline__ void gqa_packed(const Batch& b, u8* shared, u32 first
             }
 #pragma unroll
             for (u32 half = 0; half < (PACKED_TALL ? 2 : 1); half++) {
-                float peak = fmaxf(fmaxf(p[0][2 * half], p[0][2 * half + 1]), fmaxf(p[1][2 * half], p[1][2 * half + 1]));
+                float peak = fmaxf(p[0][2 * half], p[0][2 * half + 1]);
+                peak = fmaxf(peak, fmaxf(p[1][2 * half], p[1][2 * half + 1]));
                 peak = fmaxf(peak, __shfl_xor_sync(ALL_LANES, peak, 1));
                 peak = fmaxf(peak, __shfl_xor_sync(ALL_LANES, peak, 2));
                 peak = fmaxf(peak, top[half]);  // finite: a step has a key in sight
@@ -351,14 +367,14 @@ __device__ __forceinline__ void gqa_packed(const Batch& b, u8* shared, u32 first
             __syncwarp();
             stage = stage + 1 == PACKED_STAGES ? 0 : stage + 1;
         }
-        cp_async_wait<0>();
-        __syncthreads();
+        more = splits.next(next);
+        if (more) fill(next, stage);
 #pragma unroll
         for (u32 half = 0; half < (PACKED_TALL ? 2 : 1); half++) {
             const u32 head = lane / 4 + half * 8;
             sum[half] += __shfl_xor_sync(ALL_LANES, sum[half], 1);
             sum[half] += __shfl_xor_sync(ALL_LANES, sum[half], 2);
-            if (head < s.heads) {
+            if (head < s.heads(PACKED_PASS)) {
                 float* at = values + (warp * PACKED_PASS + head) * HEAD_DIM + lane % 4 * 2;
 #pragma unroll
                 for (u32 n = 0; n < HEAD_DIM / 8; n++)
@@ -369,5 +385,5 @@ __device__ __forceinline__ void gqa_packed(const Batch& b, u8* shared, u32 first
         __syncthreads();
         store_split<DECODE_WARPS, PACKED_PASS>(b, s, values, stats);
         __syncthreads();
-    });
+    }
 }

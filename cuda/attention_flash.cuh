@@ -6,12 +6,8 @@
 constexpr u32 FLASH_WARPS = 4;
 constexpr u32 FLASH_THREADS = FLASH_WARPS * WARP;
 // 16-row tiles of a warp: two use every K and V fragment twice; heads of 256 leave registers for one.
-#ifndef FLASH_M
-#define FLASH_M (HEAD_DIM > 128 ? 1 : 2)
-#endif
-#ifndef FLASH_KEYS
-#define FLASH_KEYS (HEAD_DIM > 128 ? 32 : 64)
-#endif
+constexpr u32 FLASH_M = HEAD_DIM > 128 ? 1 : 2;
+constexpr u32 FLASH_KEYS = HEAD_DIM > 128 ? 32 : 64;
 constexpr u32 FLASH_WARP_ROWS = FLASH_M * 16;
 constexpr u32 FLASH_ROWS = FLASH_WARPS * FLASH_WARP_ROWS;
 constexpr u32 FLASH_TILE = FLASH_KEYS * PITCH;
@@ -37,10 +33,16 @@ __device__ __forceinline__ void for_16_rows(Copy copy) {
     }
 }
 
+// What the loop seldom needs lies in shared memory: its registers are all taken.
+struct FlashWork {
+    const i32* blocks;
+    u32 kv_head, first_token, rows;
+};
+
 template <bool MIXED>
 __device__ __forceinline__ void flash(const Batch& b, u8* shared) {
     const u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const u32 heads = b.kv_heads * GROUP, head = blockIdx.x, kv_head = head / GROUP;
+    const u32 heads = b.kv_heads * GROUP, head = blockIdx.x;
     u32 seq, part;
     WorkList<TileCount<MIXED>> list(b.seqs, TileCount<MIXED>{b});
     if (!list.find(blockIdx.y, seq, part)) return;
@@ -54,30 +56,41 @@ __device__ __forceinline__ void flash(const Batch& b, u8* shared) {
 
     T* q_tile = reinterpret_cast<T*>(shared);
     T* kv_tiles = q_tile + FLASH_ROWS * PITCH;
+#pragma unroll 1
     for (u32 r = 0; r < FLASH_ROWS; r += 16) {
         for_16_rows([&](u32 row, u32 chunk) {  // the last row again where there is none
             const u64 token = s.q_first + first_row + min(r + row, rows - 1);
             cp_async_16(q_tile + (r + row) * PITCH + chunk * 8, b.q + token * b.q_stride + head * HEAD_DIM + chunk * 8);
         });
     }
-    const i32* blocks = blocks_of(b, seq);
+    __shared__ volatile FlashWork work;
+    if (threadIdx.x == 0) {
+        work.blocks = blocks_of(b, seq);
+        work.kv_head = head / GROUP;
+        work.first_token = s.q_first + first_row;
+        work.rows = rows;
+    }
+    __syncthreads();
     const auto load = [&](u32 key, u32 buffer) {
         T* tile = kv_tiles + buffer * 2 * FLASH_TILE;
+        const i32* blocks = work.blocks;
+        u32 groups[FLASH_KEYS / 16];  // all of them first: a copy is a barrier to the compiler
 #pragma unroll
-        for (u32 g = 0; g < FLASH_KEYS; g += 16) {
-            // Rows past `end` become zero and are not read; nor is the table where a whole group is past it.
-            const u64 at = key + g < end ? row_offset(b, blocks, key + g, kv_head) : 0;
-            for_16_rows([&](u32 row, u32 chunk) {
-                T* to = tile + (g + row) * PITCH + chunk * 8;
+        for (u32 g = 0; g < FLASH_KEYS / 16; g++) groups[g] = key + g * 16 < end ? row_group(blocks, key + g * 16) : 0;
+#pragma unroll
+        for (u32 g = 0; g < FLASH_KEYS / 16; g++) {
+            const u64 at = group_offset(b, groups[g], work.kv_head);
+            for_16_rows([&](u32 row, u32 chunk) {  // rows past `end` become zero and are not read
+                T* to = tile + (g * 16 + row) * PITCH + chunk * 8;
                 const u64 from = at + (row * stride + chunk * 8);
-                cp_async_16(to, b.k_cache + from, key + g + row < end);
-                cp_async_16(to + FLASH_TILE, b.v_cache + from, key + g + row < end);
+                cp_async_16(to, b.k_cache + from, key + g * 16 + row < end);
+                cp_async_16(to + FLASH_TILE, b.v_cache + from, key + g * 16 + row < end);
             });
         }
         cp_async_commit();
     };
     u32 key = begin / FLASH_KEYS * FLASH_KEYS;
-    load(key, 0);
+    load(key, key / FLASH_KEYS % 2);
 
     const Scores scores(b);
     const u32 warp_row = warp * FLASH_WARP_ROWS, warp_position = position + warp_row;
@@ -89,12 +102,11 @@ __device__ __forceinline__ void flash(const Batch& b, u8* shared) {
         top[m][0] = top[m][1] = -INFINITY;
         sum[m][0] = sum[m][1] = 0.0f;
     }
-    for (u32 buffer = 0; key < end; key += FLASH_KEYS, buffer ^= 1) {
+    for (; key < end; key += FLASH_KEYS) {
+        const u32 buffer = key / FLASH_KEYS % 2;
         cp_async_wait<0>();
         __syncthreads();  // this tile is there, and nobody reads the other buffer any more
         if (key + FLASH_KEYS < end) load(key + FLASH_KEYS, buffer ^ 1);
-        // No row of this warp sees a key of this tile.
-        if (key >= warp_position + FLASH_WARP_ROWS || key + FLASH_KEYS <= first_key(b, warp_position)) continue;
 
         const T* k_tile = kv_tiles + buffer * 2 * FLASH_TILE;
         float p[FLASH_M][FLASH_KEYS / 8][4] = {};
@@ -158,10 +170,12 @@ __device__ __forceinline__ void flash(const Batch& b, u8* shared) {
                     }
                 }
                 sum[m][half] = sum[m][half] * keep + added;
+                if (__any_sync(ALL_LANES, keep != 1.0f)) {
 #pragma unroll
-                for (u32 n = 0; n < HEAD_DIM / 8; n++) {
-                    total[m][n][2 * half] *= keep;
-                    total[m][n][2 * half + 1] *= keep;
+                    for (u32 n = 0; n < HEAD_DIM / 8; n++) {
+                        total[m][n][2 * half] *= keep;
+                        total[m][n][2 * half + 1] *= keep;
+                    }
                 }
             }
         }
@@ -207,8 +221,8 @@ __device__ __forceinline__ void flash(const Batch& b, u8* shared) {
     constexpr u32 CHUNKS = HEAD_DIM / 8;
     for (u32 i = lane; i < FLASH_WARP_ROWS * CHUNKS; i += WARP) {
         const u32 row = warp_row + i / CHUNKS, chunk = i % CHUNKS;
-        if (row < rows)
-            store_vec(b.out + ((u64(s.q_first) + first_row + row) * heads + head) * HEAD_DIM + chunk * 8,
+        if (row < work.rows)
+            store_vec(b.out + ((u64(work.first_token) + row) * heads + head) * HEAD_DIM + chunk * 8,
                       load_vec(q_tile + row * PITCH + chunk * 8));
     }
 }
