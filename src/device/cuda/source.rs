@@ -10,12 +10,13 @@ use std::{
 use crate::error::{Error, Result};
 
 /// `cuda/` of the repository.
-pub const EMBEDDED: [(&str, &str); 19] = [
+pub const EMBEDDED: [(&str, &str); 20] = [
     ("activation.cu", include_str!("../../../cuda/activation.cu")),
     ("attention.cu", include_str!("../../../cuda/attention.cu")),
     ("attention.cuh", include_str!("../../../cuda/attention.cuh")),
     ("attention_decode.cuh", include_str!("../../../cuda/attention_decode.cuh")),
     ("attention_flash.cuh", include_str!("../../../cuda/attention_flash.cuh")),
+    ("attention_hopper.cuh", include_str!("../../../cuda/attention_hopper.cuh")),
     ("common.cuh", include_str!("../../../cuda/common.cuh")),
     ("embedding.cu", include_str!("../../../cuda/embedding.cu")),
     ("hopper.cuh", include_str!("../../../cuda/hopper.cuh")),

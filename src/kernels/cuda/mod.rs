@@ -36,7 +36,7 @@ impl Registry<Cuda> {
             ],
             rope: vec![Arc::new(rope::Warp), Arc::new(rope::Naive)],
             kv_store: vec![Arc::new(kv_store::Vectorised), Arc::new(kv_store::Naive)],
-            attention: vec![Arc::new(attention::Naive)],
+            attention: attention::table(target),
             activation: vec![Arc::new(activation::Vectorised), Arc::new(activation::Naive)],
             logits: vec![Arc::new(logits::Chunked), Arc::new(logits::Naive)],
             sample: vec![
