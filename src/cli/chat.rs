@@ -9,7 +9,7 @@ use lathe::llm::{LLM, Output};
 use lathe::model::Message;
 
 use super::generate::{Rates, chat_prompt};
-use super::options::{EngineOptions, SamplingOptions};
+use super::options::{EngineOptions, SamplingOptions, open_llm};
 
 /// Talk with a model, line by line.
 ///
@@ -34,7 +34,7 @@ pub struct Args {
 /// is reported, and the conversation goes on without it.
 pub fn run(args: Args) -> Result<()> {
     let config = args.engine.over(EngineConfig { kvcache_block_size: 16, ..EngineConfig::default() })?;
-    let mut llm = LLM::new(config)?;
+    let mut llm = open_llm(config)?;
     let params = args.sampling.params(llm.files(), 512)?;
     params.validate(llm.files().config.vocab_size)?;
     if params.n > 1 {

@@ -10,7 +10,7 @@ use lathe::llm::{LLM, Output, Prompt};
 use lathe::model::Message;
 use serde_json::{Value, json};
 
-use super::options::{EngineOptions, SamplingOptions};
+use super::options::{EngineOptions, SamplingOptions, open_llm};
 
 /// Continue prompts.
 ///
@@ -48,7 +48,7 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(path) = &args.prompts_file {
         prompts.append(&mut read_prompts(path)?);
     }
-    let mut llm = LLM::new(args.engine.config()?)?;
+    let mut llm = open_llm(args.engine.config()?)?;
     let params = args.sampling.params(llm.files(), 128)?;
     if args.chat {
         for prompt in &mut prompts {

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result};
 use lathe::config::{EngineConfig, SamplingParams, StorageType};
+use lathe::lab::policies;
+use lathe::llm::LLM;
 use lathe::model::ModelFiles;
 
 /// What chooses kernels.
@@ -55,7 +57,8 @@ pub struct EngineOptions {
     /// CPU threads [default: one for each core]
     #[arg(long)]
     threads: Option<usize>,
-    /// Scheduling policy: chunked or fcfs [default: chunked]
+    /// Scheduling policy: chunked, fcfs, running_first, sjf, srpt, priority, mlfq, vtc, prefix_aware, deadline or no_evict
+    /// [default: chunked]
     #[arg(long, value_name = "NAME")]
     scheduler: Option<String>,
     /// Most tokens that one step computes, over all its sequences [default: 16384]
@@ -122,6 +125,15 @@ impl EngineOptions {
         config.validate()?;
         Ok(config)
     }
+}
+
+/// Opens the model that `config` names, with any of the lab's policies.
+///
+/// # Errors
+/// As [`LLM::new`].
+pub fn open_llm(config: EngineConfig) -> lathe::Result<LLM> {
+    let scheduler = policies::all().make(&config.scheduler)?;
+    LLM::with_scheduler(config, scheduler)
 }
 
 /// Everything of [`SamplingParams`].

@@ -8,13 +8,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use lathe::device::{Cpu, CpuBuffer, Device};
-use lathe::llm::LLM;
 use serde_json::json;
 
 use super::measure::measure;
 use super::workload::{Request, random_prompt};
 use crate::cli::machine::Machine;
-use crate::cli::options::EngineOptions;
+use crate::cli::options::{EngineOptions, open_llm};
 
 /// Time one greedy request alone: prefill, decode, and decode's share of the memory's read bandwidth.
 ///
@@ -53,7 +52,7 @@ struct Repetition {
 pub fn run(args: Args) -> Result<()> {
     let config = args.engine.config()?;
     let (input, output) = (args.input as usize, args.output as usize);
-    let mut llm = LLM::new(config)?;
+    let mut llm = open_llm(config)?;
     let (most, vocab) = (llm.config().max_model_len, llm.files().config.vocab_size);
     ensure!(
         input + output <= most,

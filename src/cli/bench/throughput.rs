@@ -4,13 +4,12 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
-use lathe::llm::LLM;
 use serde_json::json;
 
 use super::measure::{Summary, measure};
 use super::workload::{self, Request};
 use crate::cli::machine::Machine;
-use crate::cli::options::EngineOptions;
+use crate::cli::options::{EngineOptions, open_llm};
 
 /// Run a workload as fast as possible; print nano-vLLM's line.
 ///
@@ -44,7 +43,7 @@ fn share(text: &str) -> Result<f64, String> {
 /// # Errors
 /// For a workload that is none, or a request that the model is too short for.
 pub fn run(args: Args) -> Result<()> {
-    let mut llm = LLM::new(args.engine.config()?)?;
+    let mut llm = open_llm(args.engine.config()?)?;
     let vocab = llm.files().config.vocab_size;
     let is_nano = args.workload == Path::new("nano");
     let (mut requests, temperature) = match is_nano {

@@ -282,7 +282,7 @@ impl Args {
         }
         if let Some(path) = &self.report {
             let about = format!(
-                "{} on {}, {} of it, {} replica(s); SLO: TTFT {} s and TPOT {} s. {}",
+                "{} on {}, {}, {} replica(s); SLO: TTFT {} s and TPOT {} s. {}",
                 self.trace.display(),
                 self.device,
                 self.model.as_deref().unwrap_or("the shipped model"),

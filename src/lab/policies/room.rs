@@ -13,16 +13,19 @@ impl Room<'_> {
     }
 
     /// Admits a waiting sequence at the cost of running ones: from the end of the order, those that `yields` accepts are
-    /// preempted until it has a place and all its blocks. Returns false, having changed nothing, if that is not enough, or
-    /// if one admitted before has hits in blocks that might be freed: the next step can do it.
+    /// preempted until it has a place and all its blocks. Returns false, having changed nothing, if that is not enough, if
+    /// this step has no tokens left, which are not worth a preemption, or if one admitted before has hits in blocks that
+    /// might be freed.
     pub fn admit_over(&mut self, plan: &mut Plan, id: SeqId, yields: impl Fn(SeqId) -> bool) -> bool {
         let need = self.view.need(id);
         // Its hits may lie in blocks that the plan frees: they are counted as if it had none.
         let blocks = |tokens: usize| (need.start + tokens).div_ceil(self.view.block_size());
         let (whole, oldest) = (blocks(need.remaining), self.view.oldest());
-        let (mut kept, mut free, mut seqs, mut tokens) =
-            (self.kept, self.free_blocks, self.seqs, self.tokens);
-        while free < whole || seqs == 0 || tokens == 0 {
+        let (mut kept, mut free, mut seqs) = (self.kept, self.free_blocks, self.seqs);
+        if self.tokens == 0 {
+            return false;
+        }
+        while free < whole || seqs == 0 {
             let Some(&victim) = self.order[..kept].last() else { return false };
             if self.shares || Some(victim) == oldest || !yields(victim) {
                 return false;
@@ -30,14 +33,12 @@ impl Room<'_> {
             kept -= 1;
             seqs += 1;
             free += self.view.blocks_freed(victim);
-            tokens += plan.run.iter().rfind(|&&(other, _)| other == victim).map_or(0, |&(_, tokens)| tokens);
         }
-        let tokens = need.remaining.min(tokens);
-        let blocks = blocks(tokens);
         while self.kept > kept {
             self.preempt_last(plan);
         }
-        self.take(plan, id, tokens, blocks);
+        let tokens = need.remaining.min(self.tokens);
+        self.take(plan, id, tokens, blocks(tokens));
         true
     }
 }

@@ -201,7 +201,8 @@ impl Fitted {
             + self.chunk_pair * work.chunk_pairs as f64
     }
 
-    /// The model that is nearest to the measured steps in relative squares, with no negative part.
+    /// The model that is nearest to the measured steps by the sum of relative errors, with no negative part. Not by their
+    /// squares, for which a few steps that something else on the machine held up would count most.
     ///
     /// # Errors
     /// [`Error::Config`] with fewer than two different numbers of tokens.
@@ -239,9 +240,20 @@ impl Fitted {
             row[knots.len()..].iter_mut().zip(others).for_each(|(cell, count)| *cell = count as f64);
             row
         };
-        let solution = least_squares(
-            fitted.iter().map(|(work, seconds)| (row(work).iter().map(|cell| cell / seconds).collect(), 1.0)),
-        );
+        let rows: Vec<(Vec<f64>, f64)> = fitted
+            .iter()
+            .map(|(work, seconds)| (row(work).iter().map(|cell| cell / seconds).collect(), 1.0))
+            .collect();
+        // Squares weighted by 1/|error| are absolute errors: iteratively reweighted least squares.
+        let mut weights = vec![1.0; rows.len()];
+        let mut solution = Vec::new();
+        for _ in 0..12 {
+            solution = least_squares(&rows, &weights);
+            for (weight, (row, y)) in weights.iter_mut().zip(&rows) {
+                let error = row.iter().zip(&solution).map(|(a, x)| a * x).sum::<f64>() - y;
+                *weight = 1.0 / error.abs().max(0.01);
+            }
+        }
         let (steps, others) = solution.split_at(knots.len());
         let mut result = Self {
             source,
@@ -266,19 +278,19 @@ impl Fitted {
     }
 }
 
-/// The non-negative `x` with the least sum of `(row·x - y)²`, by coordinate descent on the normal equations.
-fn least_squares(rows: impl Iterator<Item = (Vec<f64>, f64)>) -> Vec<f64> {
+/// The non-negative `x` with the least weighted sum of `(row·x - y)²`, by coordinate descent on the normal equations.
+fn least_squares(rows: &[(Vec<f64>, f64)], weights: &[f64]) -> Vec<f64> {
     let (mut gram, mut right): (Vec<Vec<f64>>, Vec<f64>) = (Vec::new(), Vec::new());
-    for (row, y) in rows {
+    for ((row, y), weight) in rows.iter().zip(weights) {
         gram.resize(row.len(), vec![0.0; row.len()]);
         right.resize(row.len(), 0.0);
         for (i, &a) in row.iter().enumerate().filter(|(_, a)| **a != 0.0) {
-            right[i] += a * y;
-            row.iter().enumerate().for_each(|(j, &b)| gram[i][j] += a * b);
+            right[i] += weight * a * y;
+            row.iter().enumerate().for_each(|(j, &b)| gram[i][j] += weight * a * b);
         }
     }
     let mut x = vec![0.0; right.len()];
-    for _ in 0..20_000 {
+    for _ in 0..5_000 {
         for i in 0..x.len() {
             if gram[i][i] > 0.0 {
                 let others: f64 = gram[i].iter().zip(&x).map(|(g, x)| g * x).sum::<f64>() - gram[i][i] * x[i];
