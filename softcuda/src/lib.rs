@@ -11,3 +11,7 @@ mod lower;
 pub mod memory;
 pub mod module;
 pub mod ptx;
+
+// What the shared library exports, over all of the above: the CUDA driver API.
+pub mod device;
+mod driver;
