@@ -210,7 +210,7 @@ impl Locked {
         let overflow = CUresult::CUDA_ERROR_INVALID_VALUE;
         let row = fill.width.checked_mul(element).ok_or(overflow)?;
         if !fill.dst.is_multiple_of(element)
-            || fill.height > 1 && (fill.pitch < row || fill.pitch % element != 0)
+            || fill.height > 1 && (fill.pitch < row || !fill.pitch.is_multiple_of(element))
         {
             return Err(overflow);
         }

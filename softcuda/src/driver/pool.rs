@@ -194,7 +194,7 @@ extern "C" fn cuMemFreeAsync(address: u64, stream: usize) -> CUresult {
         if driver.streams.get(stream)?.capture.is_some() {
             return Err(not_built("cuMemFreeAsync during stream capture"));
         }
-        if !driver.memory.find(address).is_some_and(|a| a.base == address) {
+        if driver.memory.find(address).is_none_or(|a| a.base != address) {
             return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
         }
         driver.submit(stream, Work::Free(address))
