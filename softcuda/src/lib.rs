@@ -2,8 +2,7 @@
 //!
 //! It runs the PTX that NVRTC emits, warp by warp, on the CPU: a tool for correctness and for counting, never for
 //! timing. In reading order: [`memory`] is the address space, [`ptx`] parses, [`module`] loads and lowers to the form
-//! that [`exec`] runs, [`fault`] is what can go wrong; [`device`] has the limits of the architectures, and `driver` is
-//! the CUDA driver API over all of it, which the shared library exports.
+//! that [`exec`] runs, [`fault`] is what can go wrong.
 
 mod check;
 pub mod exec;

@@ -6,6 +6,7 @@ mod model;
 mod nvrtc;
 mod paths;
 mod pip;
+mod softcuda;
 mod test;
 mod toolchain;
 
@@ -21,6 +22,7 @@ use clap::Parser;
 enum Task {
     Model(model::Args),
     Nvrtc(nvrtc::Args),
+    Softcuda(softcuda::Args),
     Test(test::Args),
 }
 
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Model(args) => model::run(&args),
         Task::Nvrtc(args) => nvrtc::run(&args),
+        Task::Softcuda(args) => softcuda::run(&args),
         Task::Test(args) => test::run(&args),
     };
     match done {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::model::{self, Model};
-use crate::{command, nvrtc, paths, toolchain};
+use crate::{command, nvrtc, paths, softcuda, toolchain};
 
 /// Install what the tests need and run all of them: rustfmt, clippy, cargo-deny, unit, integration and doc tests.
 #[derive(clap::Args)]
@@ -30,6 +30,7 @@ pub fn run(_: &Args) -> Result<()> {
     steps.run("advisories", advisories);
     steps.run("smollm2-135m", || model::make(Model::Smollm2, None).map(|_| Outcome::Passed));
     steps.run("nvrtc", || nvrtc::folder().map(|_| Outcome::Passed));
+    steps.run("softcuda", || softcuda::folder().map(|_| Outcome::Passed));
     let mut counts = Counts::default();
     if steps.failed() {
         steps.skip("tests", "a cheaper check failed");
