@@ -5,15 +5,17 @@
 //   vectorised   16 bytes a thread
 #include "common.cuh"
 
+// In forms without a difference of like numbers, which would lose the small values of large negative x.
 __device__ __forceinline__ float gate(float x) {
 #if GATE == 0
     return x / (1.0f + expf(-x));
 #elif GATE == 1
-    constexpr float SQRT_2_OVER_PI = 0.7978845608f;
-    return 0.5f * x * (1.0f + tanhf(SQRT_2_OVER_PI * (x + 0.044715f * x * x * x)));
+    // (1 + tanh u) / 2 = 1 / (1 + e^-2u)
+    constexpr float TWICE_SQRT_2_OVER_PI = 1.5957691216f;
+    return x / (1.0f + expf(-TWICE_SQRT_2_OVER_PI * (x + 0.044715f * x * x * x)));
 #else
     constexpr float SQRT_HALF = 0.7071067812f;
-    return 0.5f * x * (1.0f + erff(x * SQRT_HALF));
+    return 0.5f * x * erfcf(-x * SQRT_HALF);
 #endif
 }
 

@@ -253,8 +253,8 @@ impl Device for Cpu {
         (bytes, bytes)
     }
 
-    fn record(&self, _: &mut dyn FnMut() -> Result<()>) -> Result<Option<Infallible>> {
-        Ok(None)
+    fn record(&self, _: &mut dyn FnMut() -> Result<()>) -> Result<Infallible> {
+        Err(Error::Device { device: "cpu".into(), what: "it records no work".into() })
     }
 
     fn replay(&self, graph: &Infallible) -> Result<()> {

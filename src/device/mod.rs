@@ -31,6 +31,9 @@ pub trait Device: Clone + Send + Sync + 'static {
     /// ask for.
     const LAUNCHES_IN_REHEARSAL: bool = false;
 
+    /// Whether it can record work.
+    const RECORDS: bool = false;
+
     /// The name to print, e.g. `cpu (2 threads, avx2+fma)`.
     fn describe(&self) -> String;
 
@@ -75,11 +78,11 @@ pub trait Device: Clone + Send + Sync + 'static {
         Ok(())
     }
 
-    /// Records what `work` enqueues instead of running it; `None` if the device cannot.
+    /// Records what `work` enqueues instead of running it.
     ///
     /// # Errors
     /// What `work` reports; [`crate::Error::Device`] when it did what cannot be recorded.
-    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Self::Graph>>;
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Self::Graph>;
 
     /// Enqueues recorded work, with the addresses that it was recorded with.
     ///

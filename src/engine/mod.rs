@@ -7,6 +7,7 @@ pub mod block_manager;
 #[allow(clippy::module_inception)]
 pub mod engine;
 pub mod executor;
+mod graphs;
 mod logprobs;
 pub mod plan_check;
 pub mod policies;
@@ -15,6 +16,7 @@ mod sampling_input;
 pub mod scheduler;
 pub mod sequence;
 mod staged;
+mod step_input;
 
 pub use block_manager::BlockManager;
 pub use engine::{Clock, Engine, Event, Stats, Vocabulary};

@@ -2,17 +2,19 @@
 
 use super::{
     executor::{Batch, Executor, Item, Sampled, StepResult},
+    graphs::{Graphs, Tail, sizes},
     logprobs::token_logprobs,
     sampling_input::SamplingInput,
     sequence::{SeqId, Sequence},
     staged::Staged,
+    step_input::Input,
 };
 use crate::{
     config::EngineConfig,
     device::{DType, Device, Tensor},
     error::{Error, Result},
-    kernels::{KernelSet, LogitsArgs, Queue, SampleArgs, SeqLen, run},
-    model::decoder::{Activations, AttentionGroup, Decoder, KvCache, StepInput},
+    kernels::{KernelSet, LogitsArgs, Queue, SampleArgs, SampleSpec, SeqLen, run, supported},
+    model::decoder::{Activations, Decoder, KvCache},
 };
 
 /// Runs steps of one model on one device.
@@ -38,98 +40,8 @@ pub struct Runner<D: Device> {
     tokens: Vec<i32>,
     /// Raw logits on the host, where log-probabilities are asked for.
     raw: Vec<f32>,
-}
-
-/// A step's tensors, staged on the host and uploaded together.
-struct Input<D: Device> {
-    ids: Staged<D, i32>,
-    positions: Staged<D, i32>,
-    slots: Staged<D, i32>,
-    q_start: Staged<D, i32>,
-    kv_len: Staged<D, i32>,
-    /// `[seqs, max_blocks]`.
-    block_table: Staged<D, i32>,
-    lens: Vec<SeqLen>,
-    max_blocks: usize,
-    block_size: usize,
-}
-
-impl<D: Device> Input<D> {
-    fn new(dev: &D, tokens: usize, seqs: usize, max_blocks: usize, block_size: usize) -> Result<Self> {
-        Ok(Self {
-            ids: Staged::new(dev, tokens)?,
-            positions: Staged::new(dev, tokens)?,
-            slots: Staged::new(dev, tokens)?,
-            q_start: Staged::new(dev, seqs + 1)?,
-            kv_len: Staged::new(dev, seqs)?,
-            block_table: Staged::new(dev, seqs * max_blocks)?,
-            lens: Vec::with_capacity(seqs),
-            max_blocks,
-            block_size,
-        })
-    }
-
-    fn clear(&mut self) {
-        for s in
-            [&mut self.ids, &mut self.positions, &mut self.slots, &mut self.kv_len, &mut self.block_table]
-        {
-            s.host.clear();
-        }
-        self.q_start.host.clear();
-        self.q_start.host.push(0);
-        self.lens.clear();
-    }
-
-    /// Adds a sequence's `tokens` at positions `start..`.
-    fn push(&mut self, tokens: &[u32], start: usize, block_table: &[u32]) {
-        let (end, size) = (start + tokens.len(), self.block_size);
-        self.ids.host.extend(tokens.iter().map(|&t| t as i32));
-        self.positions.host.extend(start as i32..end as i32);
-        let mut at = start;
-        while at < end {
-            let stop = end.min((at / size + 1) * size);
-            let slot = block_table[at / size] as i32 * size as i32 + (at % size) as i32;
-            self.slots.host.extend(slot..slot + (stop - at) as i32);
-            at = stop;
-        }
-        let row = self.block_table.host.len();
-        self.block_table.host.extend(block_table[..end.div_ceil(size)].iter().map(|&b| b as i32));
-        self.block_table.host.resize(row + self.max_blocks, 0);
-        self.lens.push(SeqLen { q: tokens.len(), kv: end });
-        self.kv_len.host.push(end as i32);
-        self.q_start.host.push(self.ids.host.len() as i32);
-    }
-
-    fn upload(&mut self, dev: &D) -> Result<()> {
-        for s in [
-            &mut self.ids,
-            &mut self.positions,
-            &mut self.slots,
-            &mut self.q_start,
-            &mut self.kv_len,
-            &mut self.block_table,
-        ] {
-            s.upload(dev)?;
-        }
-        Ok(())
-    }
-
-    fn step(&self, decodes: usize) -> StepInput<'_, D> {
-        let seqs = self.lens.len();
-        let group = |from: usize, to: usize| AttentionGroup {
-            lens: &self.lens[from..to],
-            block_table: self.block_table.view().reshape(&[seqs, self.max_blocks]).rows(from..to),
-            q_start: self.q_start.view().rows(from..to + 1),
-            kv_len: self.kv_len.view().rows(from..to),
-        };
-        StepInput {
-            ids: self.ids.view(),
-            positions: self.positions.view(),
-            slots: self.slots.view(),
-            decode: group(0, decodes),
-            prefill: group(decodes, seqs),
-        }
-    }
+    /// Recorded decode steps.
+    graphs: Graphs<D>,
 }
 
 impl<D: Device> Runner<D> {
@@ -145,34 +57,48 @@ impl<D: Device> Runner<D> {
             (config.max_num_batched_tokens, config.max_num_seqs.min(config.max_num_batched_tokens));
         let max_blocks = config.max_model_len.div_ceil(block_size);
         let act = Activations::new(dev, model, dtype, tokens, seqs)?;
-        let (free, total) = dev.memory();
-        let share = (total as f64 * config.gpu_memory_utilization) as usize;
-        let room = (share.saturating_sub(total - free) / KvCache::<D>::block_bytes(model, dtype, block_size))
-            .min(seqs * max_blocks);
-        let num_blocks = config.num_kvcache_blocks.unwrap_or(room);
-        if num_blocks == 0 {
-            let want = "memory for at least one block: lower kvcache_block_size or max_num_batched_tokens";
-            return Err(Error::config("num_kvcache_blocks", 0, want));
-        }
         let mut runner = Self {
             queue: Queue::new(dev)?,
             kernels,
-            kv: KvCache::new(dev, model, dtype, num_blocks, block_size)?,
+            kv: KvCache::new(dev, model, dtype, 1, block_size)?,
             act,
             input: Input::new(dev, tokens, seqs, max_blocks, block_size)?,
             sampling: SamplingInput::new(dev, seqs, model.vocab_size, &model.eos)?,
             rows: Staged::new(dev, seqs)?,
             sampled: Tensor::zeros(dev, DType::I32, &[seqs])?,
             max_rows: seqs,
-            num_blocks,
+            num_blocks: 1,
             decoder,
             draws: Vec::with_capacity(seqs),
             tells: Vec::new(),
             tokens: Vec::with_capacity(seqs),
             raw: Vec::new(),
+            graphs: Graphs::new(
+                if config.enforce_eager || !D::RECORDS { 0 } else { seqs },
+                config.max_model_len,
+            ),
         };
         runner.rehearse(tokens, seqs, config.max_model_len)?;
+        runner.num_blocks = runner.room(config, seqs * max_blocks)?;
+        let (model, dtype) = (runner.decoder.config(), runner.decoder.dtype());
+        runner.kv = KvCache::new(dev, model, dtype, runner.num_blocks, block_size)?;
         Ok(runner)
+    }
+
+    /// How many KV blocks to have: as configured, or as many, up to `most`, as fit into this engine's share of the
+    /// device beside all that is there: weights, activations, scratch memory, kernels.
+    fn room(&self, config: &EngineConfig, most: usize) -> Result<usize> {
+        let (model, dtype) = (self.decoder.config(), self.decoder.dtype());
+        let (free, total) = self.device().memory();
+        let share = (total as f64 * config.gpu_memory_utilization) as usize;
+        let block = KvCache::<D>::block_bytes(model, dtype, config.kvcache_block_size);
+        let room = (share.saturating_sub(total - free) / block).min(most);
+        let blocks = config.num_kvcache_blocks.unwrap_or(room);
+        if blocks == 0 {
+            let want = "memory for at least one block: lower kvcache_block_size or max_num_batched_tokens";
+            return Err(Error::config("num_kvcache_blocks", 0, want));
+        }
+        Ok(blocks)
     }
 
     /// Blocks of the KV cache.
@@ -190,26 +116,48 @@ impl<D: Device> Runner<D> {
         &self.decoder
     }
 
-    /// Reserves the scratch memory of the largest steps and finds out whether every kernel supports the model.
+    /// Reserves the scratch memory of all steps, prepares their kernels, and finds out whether every kernel supports the
+    /// model. A kernel may choose by the number of rows: every size of a recorded step is asked for, and those of
+    /// other steps in powers of two.
     fn rehearse(&mut self, tokens: usize, seqs: usize, max_len: usize) -> Result<()> {
         self.queue.rehearse(true)?;
+        // Whatever fails is told; what was noted until then is of no use.
+        let done = self.rehearse_steps(tokens, seqs, max_len);
+        let prepared = self.queue.rehearse(false);
+        done.and(prepared)
+    }
+
+    fn rehearse_steps(&mut self, tokens: usize, seqs: usize, max_len: usize) -> Result<()> {
         let table = vec![0; self.input.max_blocks];
         let zeros = vec![0; tokens.min(max_len)];
-        self.input.clear();
-        (0..seqs).for_each(|_| self.input.push(&[0], max_len - 1, &table));
-        self.forward(seqs)?;
-        self.input.clear();
-        let mut left = tokens;
-        while left > 0 && self.input.lens.len() < seqs {
-            let chunk = left.min(max_len);
-            self.input.push(&zeros[..chunk], max_len - chunk, &table);
-            left -= chunk;
+        for size in sizes(seqs).chain([seqs]) {
+            self.input.clear();
+            (0..size).for_each(|_| self.input.push(&[0], max_len - 1, &table));
+            self.forward(size)?;
+            self.rows.host.clear();
+            self.rows.host.resize(size, 0);
+            for (random, truncated) in [(false, false), (true, false), (true, true)] {
+                self.sampling.clear();
+                self.sampling.pad(size);
+                self.sampling.spec = SampleSpec { random, truncated };
+                // What a sampler does not support, it refuses when a request asks for it.
+                if supported(&*self.kernels.sample, &self.sampling.spec).is_ok() {
+                    self.tail(true)?;
+                }
+            }
         }
-        self.forward(0)?;
-        self.rows.host.clear();
-        self.rows.host.resize(self.max_rows, 0);
-        self.decoder.logits(&mut self.queue, &self.kernels, self.rows.view(), &mut self.act)?;
-        self.queue.rehearse(false)
+        let powers = (0..usize::BITS).map(|bit| 1 << bit).take_while(|&size| size < tokens);
+        for size in powers.chain([tokens]) {
+            self.input.clear();
+            let mut left = size;
+            while left > 0 && self.input.lens.len() < seqs {
+                let chunk = left.min(max_len);
+                self.input.push(&zeros[..chunk], max_len - chunk, &table);
+                left -= chunk;
+            }
+            self.forward(0)?;
+        }
+        Ok(())
     }
 
     /// Runs the staged tokens through the decoder.
@@ -217,6 +165,83 @@ impl<D: Device> Runner<D> {
         self.input.upload(self.queue.dev())?;
         let input = self.input.step(decodes);
         self.decoder.forward(&mut self.queue, &self.kernels, &input, &mut self.kv, &mut self.act)
+    }
+
+    /// Enqueues the draw of the staged rows: their logits, processed if `process`, to `self.sampled`.
+    fn tail(&mut self, process: bool) -> Result<()> {
+        let mut logits =
+            self.decoder.logits(&mut self.queue, &self.kernels, self.rows.view(), &mut self.act)?;
+        let (rows, s) = (self.rows.host.len(), &self.sampling);
+        if process {
+            let args = LogitsArgs {
+                logits: logits.reborrow(),
+                params: s.logit_params.view().reshape(&[rows, 5]),
+                history_start: s.history_start.view(),
+                history_ids: s.history_ids.view(),
+                history_counts: s.history_counts.view(),
+                bias_start: s.bias_start.view(),
+                bias_ids: s.bias_ids.view(),
+                bias_values: s.bias_values.view(),
+                softcap: self.decoder.config().final_softcap,
+            };
+            run(&*self.kernels.logits, &mut self.queue, args)?;
+        }
+        let args = SampleArgs {
+            logits: logits.as_view(),
+            top_p_tail: s.top_p_tail.view(),
+            params: s.params.view().reshape(&[rows, 5]),
+            spec: s.spec,
+            out: self.sampled.rows_mut(0..rows),
+        };
+        run(&*self.kernels.sample, &mut self.queue, args)
+    }
+
+    /// Whether the staged rows' logits change before the draw.
+    fn needs_processing(&self) -> bool {
+        self.sampling.needs_processing() || self.decoder.config().final_softcap.is_some()
+    }
+
+    /// Takes the first `rows` drawn tokens.
+    fn take_sampled(&mut self, rows: usize, out: &mut StepResult) -> Result<()> {
+        self.sampled.rows(0..rows).read_to(self.queue.dev(), &mut self.tokens)?;
+        out.sampled
+            .extend(self.tokens.iter().map(|&t| u32::try_from(t).map_or(Sampled::Invalid, Sampled::Token)));
+        Ok(())
+    }
+
+    /// A step in which every sequence decodes and samples, by replaying records: the decoder's, and, while that runs
+    /// and the host stages the sampling, the draw's.
+    fn replay(&mut self, batch: &Batch<'_>, out: &mut StepResult) -> Result<()> {
+        let size = self.graphs.size(batch.items.len());
+        let dev = self.queue.dev().clone();
+        self.input.pad(size);
+        self.input.upload(&dev)?;
+        self.graphs.check(self.queue.scratch_bytes() + self.sampling.capacity());
+        if !self.graphs.steps.contains_key(&size) {
+            let lens = vec![SeqLen { q: 1, kv: self.graphs.max_len }; size];
+            let input = self.input.step_with(size, &lens);
+            let (decoder, queue, kernels) = (&self.decoder, &mut self.queue, &self.kernels);
+            let (kv, act) = (&mut self.kv, &mut self.act);
+            let graph = dev.record(&mut || decoder.forward(queue, kernels, &input, kv, act))?;
+            self.graphs.steps.insert(size, graph);
+        }
+        dev.replay(&self.graphs.steps[&size])?;
+        self.rows.host.clear();
+        self.rows.host.extend(0..size as i32);
+        self.sampling.clear();
+        batch.items.iter().for_each(|item| self.sampling.push(&batch.seqs[item.id]));
+        self.sampling.pad(size);
+        self.rows.upload(&dev)?;
+        self.sampling.upload(&dev)?;
+        let process = self.needs_processing();
+        let tail = Tail { size, process, spec: self.sampling.spec };
+        self.graphs.check(self.queue.scratch_bytes() + self.sampling.capacity());
+        if !self.graphs.tails.contains_key(&tail) {
+            let graph = dev.record(&mut || self.tail(process))?;
+            self.graphs.tails.insert(tail, graph);
+        }
+        dev.replay(&self.graphs.tails[&tail])?;
+        self.take_sampled(batch.items.len(), out)
     }
 
     /// The unprocessed (but soft-capped) logits of `rows`, at most `max_rows` of them, to `self.raw`.
@@ -248,40 +273,15 @@ impl<D: Device> Runner<D> {
         let dev = self.queue.dev().clone();
         self.rows.upload(&dev)?;
         self.sampling.upload(&dev)?;
-        let mut logits =
-            self.decoder.logits(&mut self.queue, &self.kernels, self.rows.view(), &mut self.act)?;
         let wants = |seq: &Sequence| seq.params.logprobs.is_some();
         let keep_raw = draws.iter().any(|&(_, id)| wants(&batch.seqs[id]));
         if keep_raw {
+            let logits =
+                self.decoder.logits(&mut self.queue, &self.kernels, self.rows.view(), &mut self.act)?;
             logits.as_view().read_to(&dev, &mut self.raw)?;
         }
-        let s = &self.sampling;
-        let softcap = self.decoder.config().final_softcap;
-        if s.needs_processing() || softcap.is_some() {
-            let args = LogitsArgs {
-                logits: logits.reborrow(),
-                params: s.logit_params.view().reshape(&[draws.len(), 5]),
-                history_start: s.history_start.view(),
-                history_ids: s.history_ids.view(),
-                history_counts: s.history_counts.view(),
-                bias_start: s.bias_start.view(),
-                bias_ids: s.bias_ids.view(),
-                bias_values: s.bias_values.view(),
-                softcap,
-            };
-            run(&*self.kernels.logits, &mut self.queue, args)?;
-        }
-        let args = SampleArgs {
-            logits: logits.as_view(),
-            top_p_tail: s.top_p_tail.view(),
-            params: s.params.view().reshape(&[draws.len(), 5]),
-            spec: s.spec,
-            out: self.sampled.rows_mut(0..draws.len()),
-        };
-        run(&*self.kernels.sample, &mut self.queue, args)?;
-        self.sampled.rows(0..draws.len()).read_to(&dev, &mut self.tokens)?;
-        out.sampled
-            .extend(self.tokens.iter().map(|&t| u32::try_from(t).map_or(Sampled::Invalid, Sampled::Token)));
+        self.tail(self.needs_processing())?;
+        self.take_sampled(range.len(), out)?;
         if keep_raw {
             self.soft_cap();
             let vocab = self.decoder.config().vocab_size;
@@ -294,6 +294,15 @@ impl<D: Device> Runner<D> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the staged step is one that [`Self::replay`] knows.
+    fn can_replay(&self, batch: &Batch<'_>) -> bool {
+        self.graphs.size(batch.items.len()) > 0
+            && batch.num_decodes == batch.items.len()
+            && self.draws.len() == batch.items.len()
+            && self.tells.is_empty()
+            && self.draws.iter().all(|&(_, id)| batch.seqs[id].params.logprobs.is_none())
     }
 
     /// Notes which rows of `item`, whose first token is row `first`, want logits.
@@ -341,6 +350,12 @@ impl<D: Device> Runner<D> {
 
 impl<D: Device> Executor for Runner<D> {
     fn execute(&mut self, batch: &Batch<'_>, out: &mut StepResult) -> Result<()> {
+        match self.queue.dev().reload() {
+            Ok(false) => {}
+            Ok(true) => self.graphs.clear(),
+            // Whoever edits a kernel wants to see this, and the engine to go on.
+            Err(error) => eprintln!("{error}"),
+        }
         self.input.clear();
         self.draws.clear();
         self.tells.clear();
@@ -348,6 +363,9 @@ impl<D: Device> Executor for Runner<D> {
             let seq = &batch.seqs[item.id];
             self.want(item, seq, self.input.ids.host.len());
             self.input.push(&seq.tokens[item.start..item.start + item.tokens], item.start, &seq.block_table);
+        }
+        if self.can_replay(batch) {
+            return self.replay(batch, out);
         }
         self.forward(batch.num_decodes)?;
         for from in (0..self.draws.len()).step_by(self.max_rows) {

@@ -116,6 +116,23 @@ impl<D: Device> SamplingInput<D> {
         self.spec.truncated |= !greedy && (top_k > 0 || p.top_p < 1.0);
     }
 
+    /// Adds greedy rows that ask for nothing until there are `rows`.
+    pub fn pad(&mut self, rows: usize) {
+        for _ in self.top_p_tail.host.len()..rows {
+            self.logit_params.host.extend([0.0, 0.0, 1.0, 0.0, 0.0]);
+            self.history_start.host.push(self.history_ids.host.len() as i32);
+            self.bias_start.host.push(self.bias_ids.host.len() as i32);
+            self.top_p_tail.host.push(0.0);
+            self.params.host.extend([1, 0, 0, 0, 0]);
+        }
+    }
+
+    /// Values that there is room for on the device, in the lists that may grow.
+    pub fn capacity(&self) -> usize {
+        [&self.history_ids, &self.history_counts, &self.bias_ids].map(Staged::capacity).iter().sum::<usize>()
+            + self.bias_values.capacity()
+    }
+
     /// The distinct tokens of the sequence, with how often each is in its output.
     fn history(&mut self, seq: &Sequence) {
         self.epoch += 1;

@@ -91,7 +91,6 @@ pub struct Queue<D: Device> {
     dev: D,
     scratch: D::Buffer,
     scratch_bytes: usize,
-    frozen: bool,
     rehearsing: bool,
 }
 
@@ -101,13 +100,7 @@ impl<D: Device> Queue<D> {
     /// # Errors
     /// [`Error::Device`] when there is no memory at all.
     pub fn new(dev: &D) -> Result<Self> {
-        Ok(Self {
-            dev: dev.clone(),
-            scratch: dev.alloc(0)?,
-            scratch_bytes: 0,
-            frozen: false,
-            rehearsing: false,
-        })
+        Ok(Self { dev: dev.clone(), scratch: dev.alloc(0)?, scratch_bytes: 0, rehearsing: false })
     }
 
     /// The device.
@@ -115,9 +108,9 @@ impl<D: Device> Queue<D> {
         &self.dev
     }
 
-    /// From now on a call that needs more scratch memory is an error: after the warm-up, before graph capture.
-    pub fn freeze(&mut self) {
-        self.frozen = true;
+    /// Bytes of scratch memory; it moves when they grow, which no call does that was rehearsed.
+    pub fn scratch_bytes(&self) -> usize {
+        self.scratch_bytes
     }
 
     /// While on, calls are checked, their scratch memory is reserved and their kernels prepared, but nothing is
@@ -130,13 +123,8 @@ impl<D: Device> Queue<D> {
         self.dev.rehearse(on)
     }
 
-    fn reserve(&mut self, op: &'static str, bytes: usize) -> Result<()> {
+    fn reserve(&mut self, bytes: usize) -> Result<()> {
         if bytes > self.scratch_bytes {
-            if self.frozen {
-                let (got, want) =
-                    (bytes.to_string(), format!("at most the {} of the warm-up", self.scratch_bytes));
-                return Err(Error::Argument { op, what: "scratch memory in bytes", got, want });
-            }
             self.dev.synchronize()?;
             self.scratch = self.dev.alloc(bytes)?;
             self.scratch_bytes = bytes;
@@ -156,7 +144,7 @@ pub fn run<O: Op, D: Device>(
 ) -> Result<()> {
     O::check(&args)?;
     supported(kernel, &O::spec(&args))?;
-    queue.reserve(O::NAME, kernel.scratch(&args))?;
+    queue.reserve(kernel.scratch(&args))?;
     if queue.rehearsing && !D::LAUNCHES_IN_REHEARSAL {
         return Ok(());
     }

@@ -28,7 +28,7 @@ pub struct SampleArgs<'a, D: Device> {
 }
 
 /// What a kernel of [`Sample`] may depend on or refuse.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct SampleSpec {
     /// Some row is not greedy.
     pub random: bool,

@@ -160,6 +160,7 @@ impl Device for Cuda {
     type Buffer = CudaBuffer;
     type Graph = Graph;
     const LAUNCHES_IN_REHEARSAL: bool = true;
+    const RECORDS: bool = true;
 
     fn describe(&self) -> String {
         let Inner { name, multiprocessors, .. } = &*self.0;
@@ -231,8 +232,8 @@ impl Device for Cuda {
         self.set_rehearsing(on)
     }
 
-    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Graph>> {
-        self.capture(work).map(Some)
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Graph> {
+        self.capture(work)
     }
 
     fn replay(&self, graph: &Graph) -> Result<()> {

@@ -82,11 +82,14 @@ impl Kernel<Attention, Cuda> for Naive {
     }
 
     fn about(&self) -> &'static str {
-        "one warp a query and head; any dtype and shape"
+        "one warp a query and head; any dtype"
     }
 
-    fn supports(&self, _: &AttentionSpec) -> std::result::Result<(), Unsupported> {
-        Ok(())
+    fn supports(&self, spec: &AttentionSpec) -> std::result::Result<(), Unsupported> {
+        if spec.head_dim.is_multiple_of(16) {
+            return Ok(());
+        }
+        Err(Unsupported(format!("heads of {} elements, no multiple of 16", spec.head_dim)))
     }
 
     fn launch(&self, dev: &Cuda, args: AttentionArgs<'_, Cuda>, _: &mut CudaBuffer) -> Result<()> {

@@ -1,0 +1,134 @@
+//! What the decoder reads of a step's sequences.
+
+use super::staged::Staged;
+use crate::{
+    device::Device,
+    error::Result,
+    kernels::SeqLen,
+    model::decoder::{AttentionGroup, StepInput},
+};
+
+/// A step's tensors, staged on the host and uploaded together.
+pub struct Input<D: Device> {
+    /// `[tokens]`.
+    pub ids: Staged<D, i32>,
+    positions: Staged<D, i32>,
+    slots: Staged<D, i32>,
+    q_start: Staged<D, i32>,
+    kv_len: Staged<D, i32>,
+    /// `[seqs, max_blocks]`.
+    block_table: Staged<D, i32>,
+    /// `[seqs]`.
+    pub lens: Vec<SeqLen>,
+    /// Entries of a sequence's row of the block table.
+    pub max_blocks: usize,
+    /// Tokens of a KV block.
+    pub block_size: usize,
+}
+
+impl<D: Device> Input<D> {
+    /// Room for steps of at most `tokens` tokens and `seqs` sequences of at most `max_blocks` blocks.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the memory is not there.
+    pub fn new(dev: &D, tokens: usize, seqs: usize, max_blocks: usize, block_size: usize) -> Result<Self> {
+        Ok(Self {
+            ids: Staged::new(dev, tokens)?,
+            positions: Staged::new(dev, tokens)?,
+            slots: Staged::new(dev, tokens)?,
+            q_start: Staged::new(dev, seqs + 1)?,
+            kv_len: Staged::new(dev, seqs)?,
+            block_table: Staged::new(dev, seqs * max_blocks)?,
+            lens: Vec::with_capacity(seqs),
+            max_blocks,
+            block_size,
+        })
+    }
+
+    /// No tokens.
+    pub fn clear(&mut self) {
+        for s in
+            [&mut self.ids, &mut self.positions, &mut self.slots, &mut self.kv_len, &mut self.block_table]
+        {
+            s.host.clear();
+        }
+        self.q_start.host.clear();
+        self.q_start.host.push(0);
+        self.lens.clear();
+    }
+
+    /// Adds a sequence's `tokens` at positions `start..`.
+    pub fn push(&mut self, tokens: &[u32], start: usize, block_table: &[u32]) {
+        let (end, size) = (start + tokens.len(), self.block_size);
+        self.ids.host.extend(tokens.iter().map(|&t| t as i32));
+        self.positions.host.extend(start as i32..end as i32);
+        let mut at = start;
+        while at < end {
+            let stop = end.min((at / size + 1) * size);
+            let slot = block_table[at / size] as i32 * size as i32 + (at % size) as i32;
+            self.slots.host.extend(slot..slot + (stop - at) as i32);
+            at = stop;
+        }
+        let row = self.block_table.host.len();
+        self.block_table.host.extend(block_table[..end.div_ceil(size)].iter().map(|&b| b as i32));
+        self.block_table.host.resize(row + self.max_blocks, 0);
+        self.lens.push(SeqLen { q: tokens.len(), kv: end });
+        self.kv_len.host.push(end as i32);
+        self.q_start.host.push(self.ids.host.len() as i32);
+    }
+
+    /// Adds sequences of one token that store nothing and see one key, until there are `seqs`: recorded steps come in
+    /// few sizes.
+    pub fn pad(&mut self, seqs: usize) {
+        while self.lens.len() < seqs {
+            self.ids.host.push(0);
+            self.positions.host.push(0);
+            self.slots.host.push(-1);
+            self.block_table.host.resize(self.block_table.host.len() + self.max_blocks, 0);
+            self.lens.push(SeqLen { q: 1, kv: 1 });
+            self.kv_len.host.push(1);
+            self.q_start.host.push(self.ids.host.len() as i32);
+        }
+    }
+
+    /// Copies the step to the device.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when a copy fails.
+    pub fn upload(&mut self, dev: &D) -> Result<()> {
+        for s in [
+            &mut self.ids,
+            &mut self.positions,
+            &mut self.slots,
+            &mut self.q_start,
+            &mut self.kv_len,
+            &mut self.block_table,
+        ] {
+            s.upload(dev)?;
+        }
+        Ok(())
+    }
+
+    /// The step as of the last upload, whose first `decodes` sequences have one token.
+    pub fn step(&self, decodes: usize) -> StepInput<'_, D> {
+        self.step_with(decodes, &self.lens)
+    }
+
+    /// As [`Self::step`], with lengths of the caller's: a recorded step is launched for the longest.
+    pub fn step_with<'a>(&'a self, decodes: usize, lens: &'a [SeqLen]) -> StepInput<'a, D> {
+        let seqs = lens.len();
+        let group = |from: usize, to: usize| AttentionGroup {
+            lens: &lens[from..to],
+            block_table: self.block_table.view().reshape(&[seqs, self.max_blocks]).rows(from..to),
+            q_start: self.q_start.view().rows(from..to + 1),
+            kv_len: self.kv_len.view().rows(from..to),
+        };
+        StepInput {
+            ids: self.ids.view(),
+            positions: self.positions.view(),
+            slots: self.slots.view(),
+            decode: group(0, decodes),
+            prefill: group(decodes, seqs),
+        }
+    }
+}
