@@ -155,9 +155,7 @@ fn wrong_calls_during_a_capture_have_their_codes() {
     let calls: [Call<'_>; 6] = [
         ("synchronise it", &|| code(a.synchronize()), CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED),
         ("synchronise all", &|| code(ctx.synchronize()), CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED),
-        // SAFETY: a plain allocation, which is refused.
         ("allocate", &|| code(allocate()), CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED),
-        // SAFETY: x is a word.
         ("legacy stream", &|| set_in_legacy_stream(x), CUresult::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT),
         ("outside event", &|| code(a.wait(&outside)), CUresult::CUDA_ERROR_STREAM_CAPTURE_ISOLATION),
         ("destroy nothing", &|| CUresult::CUDA_SUCCESS, CUresult::CUDA_SUCCESS),
