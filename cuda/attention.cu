@@ -53,7 +53,8 @@ extern "C" __global__ void attention_naive(const __grid_constant__ Batch b) {
     }
 }
 
-#if DTYPE != 0
+// 16-bit values in tiles of 16 x 16: `supports` of src/kernels/cuda/attention.rs refuses the rest.
+#if DTYPE != 0 && HEAD_DIM % 16 == 0 && HEAD_DIM <= 256
 #include "attention_decode.cuh"
 #include "attention_flash.cuh"
 #include "attention_hopper.cuh"

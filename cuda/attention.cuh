@@ -139,7 +139,6 @@ struct WorkList {
 // Elements between the rows of a tile. An odd number of 16-byte chunks puts the eight rows of an ldmatrix, and the
 // eight lanes of a store, into different banks, with constant offsets where a swizzle would need an XOR.
 constexpr u32 PITCH = HEAD_DIM + 8;
-static_assert(HEAD_DIM % 16 == 0, "HEAD_DIM is a multiple of 16");
 
 // 16 rows x 16 columns at `tile`, as the A operand; of V, whose rows are the inner dimension, as two B operands.
 __device__ __forceinline__ const T* fragment_row(const T* tile) {

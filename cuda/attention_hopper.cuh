@@ -2,23 +2,11 @@
 // multiply by wgmma, 64 queries each, and while one waits for its products the other makes its softmax. Heads of 128.
 #pragma once
 #include "attention_flash.cuh"
+#include "hopper.cuh"
 #if HEAD_DIM == 128 && defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-// ---- wgmma, m64n128k16: 64 rows of A times 128 columns of B, 64 f32 sums a thread ----
-// Of thread t of the warpgroup, sum 4 j + 2 h + e is row 16 (t / 32) + t % 32 / 4 + 8 h, column 8 j + 2 (t % 4) + e.
+// ---- what hopper.cuh lacks: a product whose A is in registers and whose B runs across rows ----
 
-// A tile in shared memory whose rows are 64 elements (128 bytes), 1024-byte aligned, with the 128-byte swizzle: the
-// 16-byte chunk c of row r lies at chunk c ^ r % 8. `leading`: bytes from one 64-column tile to the next.
-__device__ __forceinline__ u64 wgmma_descriptor(u32 shared_at, u32 leading) {
-    constexpr u64 SWIZZLE_128 = 1, EIGHT_ROWS = 1024;
-    return u64(shared_at >> 4 & 0x3fff) | u64(leading >> 4) << 16 | (EIGHT_ROWS >> 4) << 32 | SWIZZLE_128 << 62;
-}
-__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int PENDING>
-__device__ __forceinline__ void wgmma_wait() {
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
-}
 // Keeps the compiler from moving accesses to the sums of an unfinished product.
 __device__ __forceinline__ void wgmma_hold(float (&d)[64]) {
 #pragma unroll
@@ -39,39 +27,12 @@ __device__ __forceinline__ void wgmma_hold(float (&d)[64]) {
         "+f"(d[i + 7])
 #define WGMMA_64 WGMMA_8(0), WGMMA_8(8), WGMMA_8(16), WGMMA_8(24), WGMMA_8(32), WGMMA_8(40), WGMMA_8(48), WGMMA_8(56)
 
-// d = a * b^T or d += a * b^T: rows of both in shared memory, the inner dimension contiguous.
-__device__ __forceinline__ void wgmma_rows(float (&d)[64], u64 a, u64 b, bool add) {
-    asm volatile(
-        "{.reg .pred p; setp.ne.b32 p, %66, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n128k16." WGMMA_TYPES " " WGMMA_SUMS ", %64, %65, p, 1, 1, 0, 0;}"
-        : WGMMA_64
-        : "l"(a), "l"(b), "r"(int(add)));
-}
 // d += a * b: a in registers as for mma.sync, b's rows in shared memory, the inner dimension across rows.
 __device__ __forceinline__ void wgmma_columns(float (&d)[64], const u32 (&a)[4], u64 b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n128k16." WGMMA_TYPES " " WGMMA_SUMS
                  ", {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
                  : WGMMA_64
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
-// ---- mbarrier: phases that threads arrive at and wait for ----
-
-__device__ __forceinline__ void barrier_init(u64* barrier, u32 arrivals) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
-}
-__device__ __forceinline__ void barrier_arrive(u64* barrier) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
-}
-// Waits for the end of a phase of this parity; the phase before the first has parity 1.
-__device__ __forceinline__ void barrier_wait(u64* barrier, u32 parity) {
-    u32 done;
-    do {
-        asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
-                     : "=r"(done)
-                     : "r"(shared_address(barrier)), "r"(parity)
-                     : "memory");
-    } while (!done);
 }
 
 // ---- the kernel ----
@@ -82,6 +43,8 @@ constexpr u32 HOPPER_KEYS = 128;
 constexpr u32 HOPPER_STAGES = 2;
 constexpr u32 HOPPER_HALF = 128 * 128;        // bytes of 128 rows, 64 columns
 constexpr u32 HOPPER_TILE = 2 * HOPPER_HALF;  // 128 rows, 128 columns
+// Of an operand that runs across rows: its columns 64 to 127 lie HOPPER_HALF bytes on. (swizzled_operand has 16 there.)
+constexpr u64 HALF_APART = u64((HOPPER_HALF >> 4) - 1) << 16;
 
 // Shared memory of a block.
 struct HopperTiles {
@@ -122,7 +85,7 @@ __device__ __forceinline__ void hopper_copy(const Batch& b, const HopperWork& w,
             else
                 cp_async_wait<0>();
             asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-            barrier_arrive(copied);
+            mbarrier_arrive(copied);
         }
         copied = next;
     };
@@ -134,13 +97,13 @@ __device__ __forceinline__ void hopper_copy(const Batch& b, const HopperWork& w,
         const u32 key = w.begin + tile * HOPPER_KEYS;
         if (tile < w.tiles) {
             const u32 stage = tile % HOPPER_STAGES;
-            barrier_wait(&tiles.k_free[stage], tile / HOPPER_STAGES % 2 ^ 1);
+            mbarrier_wait(&tiles.k_free[stage], tile / HOPPER_STAGES % 2 ^ 1);
             load(b.k_cache, tiles.k[stage], key);
             publish(&tiles.k_full[stage]);
         }
         if (tile > 0) {
             const u32 stage = (tile - 1) % HOPPER_STAGES;
-            barrier_wait(&tiles.v_free[stage], (tile - 1) / HOPPER_STAGES % 2 ^ 1);
+            mbarrier_wait(&tiles.v_free[stage], (tile - 1) / HOPPER_STAGES % 2 ^ 1);
             load(b.v_cache, tiles.v[stage], key - HOPPER_KEYS);
             publish(&tiles.v_full[stage]);
         }
@@ -153,7 +116,7 @@ __device__ __forceinline__ void hopper_multiply(const Batch& b, const HopperWork
     const u32 lane = threadIdx.x % WARP, warp_row = group * 64 + threadIdx.x % 128 / WARP * 16;
     const Scores scores(b);
     const u32 group_position = w.position + group * 64, row_position = w.position + warp_row + lane / 4;
-    const u64 q_rows = wgmma_descriptor(shared_address(tiles.q) + group * 64 * 128, 0);
+    const u64 q_rows = swizzled_operand(tiles.q + group * 64 * 128);
     float total[64], p[64];
     float top[2] = {-INFINITY, -INFINITY}, sum[2] = {}, keep[2];
     u32 weights[8][4];
@@ -162,21 +125,21 @@ __device__ __forceinline__ void hopper_multiply(const Batch& b, const HopperWork
 
     const auto multiply_k = [&](u32 tile) {  // p = Q K^T
         const u32 stage = tile % HOPPER_STAGES;
-        const u64 k_rows = wgmma_descriptor(shared_address(tiles.k[stage]), 0);
-        barrier_wait(&tiles.k_full[stage], tile / HOPPER_STAGES % 2);
+        const u64 k_rows = swizzled_operand(tiles.k[stage]);
+        mbarrier_wait(&tiles.k_full[stage], tile / HOPPER_STAGES % 2);
         wgmma_hold(p);
         wgmma_fence();
 #pragma unroll
         for (u32 k = 0; k < 8; k++) {
             const u32 step = (k / 4 * HOPPER_HALF + k % 4 * 32) >> 4;
-            wgmma_rows(p, q_rows + step, k_rows + step, k > 0);
+            wgmma<T, 128>(p, q_rows + step, k_rows + step, k > 0);
         }
         wgmma_commit();
     };
     const auto multiply_v = [&](u32 tile) {  // total += weights V
         const u32 stage = tile % HOPPER_STAGES;
-        const u64 v_rows = wgmma_descriptor(shared_address(tiles.v[stage]), HOPPER_HALF);
-        barrier_wait(&tiles.v_full[stage], tile / HOPPER_STAGES % 2);
+        const u64 v_rows = swizzled_operand(tiles.v[stage]) + HALF_APART;
+        mbarrier_wait(&tiles.v_full[stage], tile / HOPPER_STAGES % 2);
         wgmma_hold(total);
         wgmma_fence();
 #pragma unroll
@@ -184,7 +147,7 @@ __device__ __forceinline__ void hopper_multiply(const Batch& b, const HopperWork
         wgmma_commit();
     };
     const auto done = [&](u64* free, u32 tile) {  // this warp reads the tile no more
-        if (lane == 0) barrier_arrive(&free[tile % HOPPER_STAGES]);
+        if (lane == 0) mbarrier_arrive(&free[tile % HOPPER_STAGES]);
     };
     const auto soften = [&](u32 tile) {  // p = exp2(p - top), with the new top
         const u32 key = w.begin + tile * HOPPER_KEYS;
@@ -302,19 +265,19 @@ __device__ __forceinline__ void flash_hopper(const Batch& b, u8* shared) {
 
     if (threadIdx.x == 0) {
         for (u32 i = 0; i < HOPPER_STAGES; i++) {
-            barrier_init(&tiles.k_full[i], 128);  // the copying threads
-            barrier_init(&tiles.v_full[i], 128);
-            barrier_init(&tiles.k_free[i], 8);  // the multiplying warps
-            barrier_init(&tiles.v_free[i], 8);
+            mbarrier_init(&tiles.k_full[i], 128);  // the copying threads
+            mbarrier_init(&tiles.v_full[i], 128);
+            mbarrier_init(&tiles.k_free[i], 8);  // the multiplying warps
+            mbarrier_init(&tiles.v_free[i], 8);
         }
     }
     __syncthreads();
     // 65,536 registers: the copying warpgroup gives up what the multiplying ones need.
     if (threadIdx.x < 128) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        fewer_registers<40>();
         hopper_copy(b, w, tiles);
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        more_registers<232>();
         hopper_multiply(b, w, tiles, threadIdx.x / 128 - 1);
     }
 }
