@@ -427,3 +427,37 @@ fn chat_keeps_the_conversation_and_finds_it_in_the_prefix_cache() {
     assert_eq!(notes[2], "unknown command /nonsense; known: /reset, /quit");
     assert!(notes[3].starts_with("[37 prompt tokens (32 from the prefix cache)"), "{stderr}");
 }
+
+#[test]
+fn simulate_compares_policies_replays_a_log_and_names_a_malformed_row() {
+    let cli = Cli::new();
+    let trace = concat!(env!("CARGO_MANIFEST_DIR"), "/experiments/traces/mooncake_conversation_500.jsonl");
+    let base = ["simulate", "--trace", trace, "--model", "llama-3-8b", "--requests", "60", "--json", "-"];
+    let with = |more: &[&str]| lines(&cli.ok(&[&base[..], more].concat()).0);
+    let all = with(&["--scheduler", "all", "--report", "report.html", "--perfetto", "trace.json"]);
+    assert_eq!(all.len(), 11);
+    for line in &all {
+        assert_eq!(line["results"]["finished"], 60, "{line}");
+        assert!(
+            line["error"].as_str().unwrap().contains("not validated"),
+            "every output says how far off it may be"
+        );
+    }
+    let page = fs::read_to_string(cli.folder.path().join("report.html")).unwrap();
+    assert!(page.matches("<svg").count() >= 14 && page.contains("prefers-color-scheme:dark"));
+    let perfetto: Value = serde_json::from_slice(&cli.read("trace.json")).unwrap();
+    assert!(perfetto["traceEvents"].as_array().unwrap().len() > 60 * 8);
+
+    let logged = with(&["--scheduler", "prefix_aware", "--log", "log.jsonl"]);
+    assert_eq!(with(&["--replay", "log.jsonl"])[0]["results"], logged[0]["results"]);
+
+    let error = cli.error(&[&base[..], &["--scheduler", "magic"]].concat());
+    assert!(error.contains("unknown scheduler \"magic\"; known: chunked, fcfs, running_first"), "{error}");
+    fs::write(
+        cli.folder.path().join("bad.csv"),
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,1,x\n",
+    )
+    .unwrap();
+    let error = cli.error(&["simulate", "--trace", "bad.csv"]);
+    assert!(error.contains("bad.csv: line 2, GeneratedTokens is \"x\""), "{error}");
+}
