@@ -172,7 +172,9 @@ __device__ __forceinline__ void mma_pipelined(const LinearCall& call) {
                 cp_async_wait<STAGES - 2>();
                 __syncthreads();
             }
-            load_fragments((k16 + 1) % 2, k16 == STEPS - 1 ? next_stage : stage, (k16 + 1) % STEPS);
+            // (After the last step nothing has arrived, so this stage is read once more, for nothing.)
+            const bool onward = k16 == STEPS - 1 && step + 1 < steps;
+            load_fragments((k16 + 1) % 2, onward ? next_stage : stage, (k16 + 1) % STEPS);
             if (k16 < STEPS - 1) {
                 constexpr u32 PART = ceil_div(COPIES, STEPS - 1);
                 if (step + STAGES - 1 < steps)
