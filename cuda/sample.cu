@@ -273,6 +273,7 @@ __device__ __forceinline__ void for_tokens_from(float limit, const float* row, c
             }
         }
     }
+    __syncwarp();  // barriers and shuffles follow
 }
 
 #if TRUNCATED
