@@ -195,7 +195,6 @@ impl Drop for Region {
 }
 
 /// What a kernel needs of a live allocation. Valid while the [`Memory`] is borrowed by the launch.
-#[allow(dead_code, reason = "for exec")]
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct View<'a> {
     pub base: u64,
@@ -444,7 +443,6 @@ impl Memory {
     }
 
     /// Every live allocation, by address.
-    #[allow(dead_code, reason = "for exec")]
     pub(crate) fn views(&self) -> Vec<View<'_>> {
         let view = |r| {
             let Region { allocation: a, host, written, .. }: &Region = r;

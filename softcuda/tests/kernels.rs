@@ -1,72 +1,17 @@
 //! Kernels that NVRTC compiled (`ptx/basic.cu`), against plain Rust.
 
-use cuda::{
-    exec::{LaunchConfig, Options, launch},
-    fault::FaultKind,
-    memory::Memory,
-    module::Module,
-};
+mod gpu;
 
-struct Gpu {
-    memory: Memory,
-    module: Module,
-}
+use gpu::Gpu;
+use cuda::fault::FaultKind;
 
-impl Gpu {
-    fn new() -> Self {
-        let mut memory = Memory::new(&[1 << 30], false);
-        let module = Module::load(&mut memory, 0, include_str!("ptx/basic.ptx"), 80).unwrap();
-        Self { memory, module }
-    }
-
-    fn put<T: Copy>(&mut self, values: &[T]) -> u64 {
-        // SAFETY: plain numbers as their bytes.
-        let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values)) };
-        let at = self.memory.alloc(0, bytes.len() as u64).unwrap();
-        self.memory.write(at, bytes).unwrap();
-        at
-    }
-
-    fn get<T: Copy + Default>(&self, at: u64, n: usize) -> Vec<T> {
-        let mut out = vec![T::default(); n];
-        // SAFETY: plain numbers as their bytes.
-        let bytes =
-            unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<u8>(), n * size_of::<T>()) };
-        self.memory.read(at, bytes).unwrap();
-        out
-    }
-
-    fn run(
-        &mut self,
-        kernel: &str,
-        grid: u32,
-        block: u32,
-        args: &[u64],
-    ) -> Result<(), Box<cuda::fault::Fault>> {
-        let info = self.module.kernel(kernel).unwrap();
-        let mut params = vec![0; info.param_bytes as usize];
-        for (p, arg) in info.params.iter().zip(args) {
-            let (at, n) = (p.offset as usize, p.size as usize);
-            params[at..at + n].copy_from_slice(&arg.to_le_bytes()[..n]);
-        }
-        self.run_raw(kernel, grid, block, &params)
-    }
-
-    fn run_raw(
-        &mut self,
-        kernel: &str,
-        grid: u32,
-        block: u32,
-        params: &[u8],
-    ) -> Result<(), Box<cuda::fault::Fault>> {
-        let config = LaunchConfig { grid: [grid, 1, 1], block: [block, 1, 1], dynamic_shared: 0 };
-        launch(&mut self.memory, &self.module, kernel, config, params, &Options::default()).map(|_| ())
-    }
+fn gpu() -> Gpu {
+    Gpu::new(include_str!("ptx/basic.ptx"))
 }
 
 #[test]
 fn saxpy_of_a_ragged_length() {
-    let mut gpu = Gpu::new();
+    let mut gpu = gpu();
     for n in [1usize, 31, 32, 33, 1000] {
         let x: Vec<f32> = (0..n).map(|i| i as f32 * 0.5).collect();
         let y: Vec<f32> = (0..n).map(|i| 3.0 - i as f32).collect();
@@ -79,7 +24,7 @@ fn saxpy_of_a_ragged_length() {
 
 #[test]
 fn block_sums_are_exact_for_small_integers() {
-    let mut gpu = Gpu::new();
+    let mut gpu = gpu();
     let x: Vec<f32> = (0..5000).map(|i| (i % 17) as f32).collect();
     let (dx, out) = (gpu.put(&x), gpu.put(&[0f32; 4]));
     gpu.run("block_sums", 4, 256, &[dx, out, 5000]).unwrap();
@@ -92,7 +37,7 @@ fn block_sums_are_exact_for_small_integers() {
 
 #[test]
 fn lanes_leave_a_loop_one_by_one() {
-    let mut gpu = Gpu::new();
+    let mut gpu = gpu();
     let x: Vec<u32> = (1..=100).collect();
     let (dx, out) = (gpu.put(&x), gpu.put(&[0u32; 100]));
     gpu.run("collatz", 2, 64, &[dx, out, 100]).unwrap();
@@ -109,7 +54,7 @@ fn lanes_leave_a_loop_one_by_one() {
 
 #[test]
 fn histogram_by_atomics() {
-    let mut gpu = Gpu::new();
+    let mut gpu = gpu();
     let x: Vec<u8> = (0..10_000u32).map(|i| (i * i % 251) as u8).collect();
     let (dx, bins) = (gpu.put(&x), gpu.put(&[0u32; 256]));
     gpu.run("histogram", 3, 128, &[dx, bins, 10_000]).unwrap();
@@ -120,7 +65,7 @@ fn histogram_by_atomics() {
 
 #[test]
 fn calls_local_arrays_and_switches() {
-    let mut gpu = Gpu::new();
+    let mut gpu = gpu();
     let out = gpu.put(&[0f32; 32]);
     let v = [1.5f32, -2.0, 3.25, 0.5, 4.0];
     let mut params: Vec<u8> = v.iter().flat_map(|x| x.to_le_bytes()).collect();
@@ -147,7 +92,7 @@ fn calls_local_arrays_and_switches() {
 
 #[test]
 fn a_tile_through_the_tensor_core() {
-    let mut gpu = Gpu::new();
+    let mut gpu = gpu();
     let half = |x: f32| half::f16::from_f32(x).to_bits();
     let a: Vec<f32> = (0..256).map(|i| ((i * 7) % 23) as f32 - 11.0).collect();
     let b: Vec<f32> = (0..128).map(|i| ((i * 5) % 19) as f32 * 0.25).collect();
@@ -167,7 +112,7 @@ fn a_tile_through_the_tensor_core() {
 
 #[test]
 fn out_of_bounds_names_thread_line_and_allocation() {
-    let mut gpu = Gpu::new();
+    let mut gpu = gpu();
     let (x, y) = (gpu.put(&[1f32; 40]), gpu.put(&[1f32; 64]));
     let fault = gpu.run("saxpy", 2, 32, &[0, x, y, 64]).unwrap_err();
     assert_eq!(fault.kind, FaultKind::IllegalAddress);

@@ -13,7 +13,7 @@ mod float;
 mod frame;
 mod level;
 mod mma;
-pub mod observe;
+pub(crate) mod observe;
 mod run;
 mod space;
 mod warp;
@@ -22,6 +22,7 @@ use code::Code;
 use level::Level;
 
 use crate::{
+    count::Counters,
     fault::{Fault, FaultKind},
     memory::{Memory, View},
     module::{KernelInfo, Module},
@@ -84,7 +85,10 @@ impl Default for Options {
 
 /// What a launch that ended well has to say.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Report {}
+pub struct Report {
+    /// The counters, if [`Options::profile`] asks for them.
+    pub counters: Option<Counters>,
+}
 
 /// Runs a kernel to its end. `params` is the parameter block, laid out as [`crate::module::KernelInfo::params`] says.
 ///
@@ -128,7 +132,11 @@ pub fn launch(
         run::all(&launch, blocks, threads)
     };
     match result {
-        Ok(()) => Ok(Report {}),
+        Ok(counter) => {
+            let lines = options.profile == Profile::Lines;
+            let file = |n| module.file(n).unwrap_or("?").to_string();
+            Ok(Report { counters: counter.map(|c| c.finish(code, lines, file)) })
+        }
         Err(failed) => Err(Box::new(failed.dress(memory, module, info, code))),
     }
 }

@@ -2,7 +2,7 @@
 //! that does nothing costs nothing.
 
 use super::code::{Inst, Window};
-use crate::fault::FaultKind;
+use crate::{check::Sanitizer, count::Counter, fault::FaultKind};
 
 /// What a memory access does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,4 +109,63 @@ impl Observer for Nothing {
     fn released(&mut self, _: u32) {}
     #[inline(always)]
     fn copied(&mut self, _: u32, _: &[u64; 32], _: u32, _: u32) {}
+}
+
+/// Checks and counts.
+pub struct Watch<'a> {
+    /// The checks, if any is on.
+    pub check: Option<Sanitizer<'a>>,
+    /// The counters, if they are wanted.
+    pub count: Option<Counter>,
+}
+
+impl Observer for Watch<'_> {
+    const ACCESSES: bool = true;
+
+    fn begin(&mut self, block: u64, shared: u32, warps: u32) {
+        if let Some(check) = &mut self.check {
+            check.begin(block, shared, warps);
+        }
+    }
+
+    fn instruction(&mut self, warp: u32, pc: u32, inst: &Inst, mask: u32) {
+        if let Some(check) = &mut self.check {
+            check.instruction(warp, pc, inst, mask);
+        }
+        if let Some(count) = &mut self.count {
+            count.instruction(pc, inst, mask);
+        }
+    }
+
+    fn access(&mut self, event: &Event<'_>) -> Result<(), Finding> {
+        if let Some(count) = &mut self.count {
+            count.access(event);
+        }
+        self.check.as_mut().map_or(Ok(()), |check| check.access(event))
+    }
+
+    fn arrive(
+        &mut self,
+        warp: u32,
+        pc: u32,
+        mask: u32,
+        live: u32,
+        aligned: bool,
+        barrier: u32,
+    ) -> Result<(), Finding> {
+        let check = self.check.as_mut();
+        check.map_or(Ok(()), |check| check.arrive(warp, pc, mask, live, aligned, barrier))
+    }
+
+    fn released(&mut self, barrier: u32) {
+        if let Some(check) = &mut self.check {
+            check.released(barrier);
+        }
+    }
+
+    fn copied(&mut self, warp: u32, addrs: &[u64; 32], mask: u32, bytes: u32) {
+        if let Some(check) = &mut self.check {
+            check.copied(warp, addrs, mask, bytes);
+        }
+    }
 }

@@ -9,14 +9,15 @@ use std::sync::{
 };
 
 use super::{
-    Checks, Launch,
+    Checks, Launch, Options, Profile,
     code::{Code, Origin, Row},
-    observe::{Nothing, Observer},
+    observe::{Nothing, Observer, Watch},
     space::Space,
     warp::{Barrier, Machine, Stop, Warp, Wrong},
 };
 use crate::{
     check::Sanitizer,
+    count::Counter,
     fault::{Fault, at},
     memory::Memory,
     module::{KernelInfo, Module},
@@ -58,14 +59,24 @@ impl Failed {
     }
 }
 
-/// Runs all blocks; the first that goes wrong, in their order, is the error.
-pub fn all(launch: &Launch<'_>, blocks: u64, threads: u32) -> Result<(), Failed> {
-    if launch.options.checks != Checks::default() {
-        // One after the other, so that what is found does not depend on timing.
-        let mut sanitizer = Sanitizer::new(launch.options.checks, launch.views);
-        let mut worker = Worker::new(launch, threads);
-        return (0..blocks).try_for_each(|number| worker.block(number, &mut sanitizer));
+/// Runs all blocks; the first that goes wrong, in their order, is the error. What was counted, if anything was.
+pub fn all(launch: &Launch<'_>, blocks: u64, threads: u32) -> Result<Option<Counter>, Failed> {
+    let Options { checks, profile, .. } = *launch.options;
+    if checks == Checks::default() && profile == Profile::Off {
+        return spread(launch, blocks, threads).map(|()| None);
     }
+    // Checks and the model of the L2 see the blocks one after the other, for the same findings and counts everywhere.
+    let mut watch = Watch {
+        check: (checks != Checks::default()).then(|| Sanitizer::new(checks, launch.views)),
+        count: (profile != Profile::Off).then(|| Counter::new(launch.code.insts.len())),
+    };
+    let mut worker = Worker::new(launch, threads);
+    (0..blocks).try_for_each(|number| worker.block(number, &mut watch))?;
+    Ok(watch.count)
+}
+
+/// Blocks with nobody watching, on all cores.
+fn spread(launch: &Launch<'_>, blocks: u64, threads: u32) -> Result<(), Failed> {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let workers = match launch.code.ordered {
         true => 1,
