@@ -2,8 +2,7 @@
 //!
 //! It runs the PTX that NVRTC emits, warp by warp, on the CPU: a tool for correctness and for counting, never for
 //! timing. In reading order: [`memory`] is the address space, [`ptx`] parses, [`module`] loads and lowers to the form
-//! that [`exec`] runs, [`fault`] is what can go wrong,
-//! `check` finds more of it, [`count`] counts.
+//! that [`exec`] runs, [`fault`] is what can go wrong, `check` finds more of it, [`count`] counts.
 
 mod check;
 pub mod count;

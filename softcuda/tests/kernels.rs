@@ -2,8 +2,8 @@
 
 mod gpu;
 
-use gpu::Gpu;
 use cuda::fault::FaultKind;
+use gpu::Gpu;
 
 fn gpu() -> Gpu {
     Gpu::new(include_str!("ptx/basic.ptx"))

@@ -3,12 +3,12 @@
 
 mod gpu;
 
-use gpu::Gpu;
 use cuda::{
     count::{Class, Counters},
     exec::{Checks, Profile},
     fault::FaultKind,
 };
+use gpu::Gpu;
 
 fn gpu() -> Gpu {
     let mut gpu = Gpu::new(include_str!("ptx/watch.ptx"));

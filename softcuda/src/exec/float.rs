@@ -13,7 +13,9 @@ const NAN32: u32 = 0x7fff_ffff;
 /// Any NaN to the canonical one.
 #[inline(always)]
 pub fn canon(x: f32) -> f32 {
-    if x.is_nan() { f32::from_bits(NAN32) } else { x }
+    // By the bits: the compiler may take one NaN for another where it sees floats.
+    let bits = x.to_bits();
+    f32::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 { NAN32 } else { bits })
 }
 
 /// Subnormals to zero of the same sign.

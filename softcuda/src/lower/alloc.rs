@@ -201,6 +201,14 @@ fn places(regs: &[u8], spans: &[(usize, usize)]) -> (Vec<u32>, u32, u32, u32) {
 
 /// Whether results depend on the order of the blocks.
 fn ordered(lower: &Lower<'_, '_>) -> bool {
+    // NVRTC writes `atom` where nobody reads the old value.
+    let mut read = vec![false; lower.regs.len()];
+    let sources = lower.insts.iter().flat_map(|inst| &inst.uses);
+    sources.for_each(|src| {
+        if let Src::Reg(reg) = src {
+            read[*reg as usize] = true;
+        }
+    });
     lower.insts.iter().any(|inst| {
         let global = matches!(Window::from_bits(inst.mods), Window::Global | Window::Generic);
         match inst.op {
@@ -211,7 +219,7 @@ fn ordered(lower: &Lower<'_, '_>) -> bool {
                     AtomOp::And | AtomOp::Or | AtomOp::Xor | AtomOp::Min | AtomOp::Max => true,
                     _ => false,
                 };
-                atom.returns || !commutes
+                inst.defs.iter().any(|&d| read[d as usize]) || !commutes
             }
             // Strong accesses talk to other blocks.
             Op::Ld | Op::St => global && Access::unpack(inst.mods).strong,
