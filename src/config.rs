@@ -41,6 +41,11 @@ pub struct EngineConfig {
     pub tensor_parallel_size: usize,
     /// Launch each kernel by itself instead of replaying captured graphs.
     pub enforce_eager: bool,
+    /// Choose kernels whose result for a row does not depend on the batch, so that a request gives the same tokens
+    /// alone and among others. The CPU's never depend on it.
+    pub deterministic: bool,
+    /// Take up CUDA kernel files when they are saved, between steps.
+    pub watch: bool,
     /// Tokens in a KV block, a multiple of 16.
     pub kvcache_block_size: usize,
     /// KV blocks in the pool; `None`: as many as the device's memory holds.
@@ -71,6 +76,8 @@ impl Default for EngineConfig {
             gpu_memory_utilization: 0.9,
             tensor_parallel_size: 1,
             enforce_eager: false,
+            deterministic: false,
+            watch: false,
             kvcache_block_size: 256,
             num_kvcache_blocks: None,
             enable_prefix_caching: true,

@@ -78,7 +78,7 @@ pub fn on_device<W: OnDevice>(config: &EngineConfig, work: W) -> Result<W::Out> 
             Err(Error::config("tensor_parallel_size", config.tensor_parallel_size, "1: one GPU for now"))
         }
         "cuda" => {
-            let dev = Cuda::open(0, false)?;
+            let dev = Cuda::open(0, config.watch)?;
             work.run(&dev, &Registry::cuda(dev.target()))
         }
         other => {
@@ -114,7 +114,13 @@ pub fn runner_on<D: Device>(
     files: &ModelFiles,
 ) -> Result<Box<dyn ModelRunner>> {
     config.validate()?;
-    let kernels = registry.select(&config.kernels)?;
+    let mut names = config.kernels.clone();
+    if config.deterministic {
+        for (slot, kernel) in registry.deterministic {
+            names.entry((*slot).into()).or_insert_with(|| (*kernel).into());
+        }
+    }
+    let kernels = registry.select(&names)?;
     let dtype = match config.dtype {
         Some(StorageType::F32) => DType::F32,
         Some(StorageType::Bf16) => DType::Bf16,

@@ -79,6 +79,12 @@ pub struct EngineOptions {
     /// Launch each kernel by itself instead of replaying captured graphs
     #[arg(long)]
     enforce_eager: bool,
+    /// Kernels whose result for a row does not depend on the batch; on CUDA they are slow
+    #[arg(long)]
+    deterministic: bool,
+    /// CUDA: reload kernel files between steps when they are saved, from LATHE_CUDA_DIR or cuda/ of the repository
+    #[arg(long)]
+    watch: bool,
     /// Tokens in a KV block, a multiple of 16 [default: 256; chat: 16]
     #[arg(long, value_name = "N")]
     kvcache_block_size: Option<usize>,
@@ -121,6 +127,8 @@ impl EngineOptions {
         set(&mut config.kvcache_block_size, &self.kvcache_block_size);
         set(&mut config.seed, &self.engine_seed);
         config.enforce_eager |= self.enforce_eager;
+        config.deterministic |= self.deterministic;
+        config.watch |= self.watch;
         config.enable_prefix_caching &= !self.no_prefix_caching;
         config.validate()?;
         Ok(config)

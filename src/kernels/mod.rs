@@ -191,6 +191,8 @@ pub struct Registry<D: Device> {
     pub logits: Table<Logits, D>,
     /// Top-k, top-p and the draw.
     pub sample: Table<Sample, D>,
+    /// `(operation, kernel)` in place of those defaults whose result for a row depends on the batch.
+    pub deterministic: &'static [(&'static str, &'static str)],
 }
 
 /// The kernels that a model runs with: one typed slot per use.

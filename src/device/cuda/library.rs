@@ -98,6 +98,8 @@ impl Wanted {
         let in_folders = folders.iter().flat_map(|folder| self.files().iter().map(|file| folder.join(file)));
         by_system.chain(in_folders.filter(|path| path.exists())).find_map(|path| {
             let library = Library::open(&path)?;
+            // A stub or another library of that name will not do: cudarc panics when it misses a function.
+            library.address(self.symbol())?;
             Some(Found {
                 path: library.path(self.symbol()).unwrap_or(path),
                 version: self.version(&library),

@@ -26,6 +26,7 @@ pub fn registry() -> Registry<Cpu> {
         activation: vec![Arc::new(Reference)],
         logits: vec![Arc::new(Reference)],
         sample: vec![Arc::new(Reference)],
+        deterministic: &[],
     }
 }
 
