@@ -10,11 +10,14 @@ use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use lathe::Result;
 use lathe::config::{EngineConfig, SamplingParams};
+use lathe::device::{Cpu, CpuBuffer};
 use lathe::engine::block_manager::xxh3;
 use lathe::engine::{
     Batch, BlockManager, Engine, Executor, RequestOptions, Sampled, SeqId, Sequence, StepResult, Vocabulary,
     policies,
 };
+use lathe::kernels::{Kernel, Op, Registry, Table, Unsupported};
+use lathe::open;
 
 /// This thread's CPU time.
 struct CpuTime;
@@ -66,22 +69,70 @@ impl Executor for Null {
     }
 }
 
+/// Does nothing: what is left of a step is the host's work.
+struct Nothing;
+
+impl<O: Op> Kernel<O, Cpu> for Nothing {
+    fn name(&self) -> &'static str {
+        "nothing"
+    }
+
+    fn about(&self) -> &'static str {
+        "leaves its outputs as they are"
+    }
+
+    fn supports(&self, _: &O::Spec) -> std::result::Result<(), Unsupported> {
+        Ok(())
+    }
+
+    fn launch(&self, _: &Cpu, _: O::Args<'_, Cpu>, _: &mut CpuBuffer) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn nothing<O: Op>() -> Table<O, Cpu> {
+    vec![Arc::new(Nothing)]
+}
+
+/// The real model runner, on the shipped model (four layers), with kernels that do nothing: it prepares every input,
+/// checks every launch and reads the sampled tokens, which are zero.
+fn prepare(config: &EngineConfig) -> Box<dyn Executor> {
+    let registry = Registry {
+        embedding: nothing(),
+        linear: nothing(),
+        rms_norm: nothing(),
+        add_rms_norm: nothing(),
+        rope: nothing(),
+        kv_store: nothing(),
+        attention: nothing(),
+        activation: nothing(),
+        logits: nothing(),
+        sample: nothing(),
+    };
+    let files = open::files(config).unwrap();
+    open::runner_on(&Cpu::new(Some(1)), &registry, config, &files).unwrap()
+}
+
 /// Steps in which every sequence decodes.
 const DECODES: usize = 600;
 
 fn prompt(number: usize) -> Vec<u32> {
     // Lengths spread over 100..1024, as in nano-vLLM's workload; no shared prefix.
     let len = 100 + number * 379 % 925;
-    (0..len).map(|i| (number * 31 + i * 7) as u32 % 50_000).collect()
+    (0..len).map(|i| (number * 31 + i * 7) as u32 % 2560).collect()
 }
 
 /// An engine with this many sequences, all of them past their prompts.
-fn decoding(seqs: usize, waiting: usize, policy: &str) -> Engine {
-    let config =
-        EngineConfig { max_num_seqs: seqs, num_kvcache_blocks: Some(seqs * 8), ..EngineConfig::default() };
-    let vocabulary = Vocabulary { size: 50_000, eos_token_ids: vec![1, 2] };
-    let mut engine =
-        Engine::new(&config, vocabulary, policies::by_name(policy).unwrap(), Box::new(Null)).unwrap();
+fn decoding(seqs: usize, waiting: usize, policy: &str, inputs: bool) -> Engine {
+    let config = EngineConfig {
+        max_num_seqs: seqs,
+        max_model_len: 2048,
+        num_kvcache_blocks: Some(seqs * 8),
+        ..EngineConfig::default()
+    };
+    let vocabulary = Vocabulary { size: 2560, eos_token_ids: vec![1, 2] };
+    let executor = if inputs { prepare(&config) } else { Box::new(Null) as Box<dyn Executor> };
+    let mut engine = Engine::new(&config, vocabulary, policies::by_name(policy).unwrap(), executor).unwrap();
     let params = Arc::new(SamplingParams { max_tokens: 1024, ..SamplingParams::default() });
     for number in 0..seqs + waiting {
         engine.add_request(&prompt(number), params.clone(), RequestOptions::default()).unwrap();
@@ -93,18 +144,20 @@ fn decoding(seqs: usize, waiting: usize, policy: &str) -> Engine {
 fn steps(c: &mut Criterion<CpuTime>) {
     let mut group = c.benchmark_group("step");
     group.warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(4)).sample_size(20);
-    for (policy, seqs, waiting) in [
-        ("chunked", 256, 0),
-        ("chunked", 1024, 0),
-        ("chunked", 8192, 0),
-        ("fcfs", 1024, 0),
-        ("chunked", 1024, 50_000),
+    for (policy, seqs, waiting, inputs) in [
+        ("chunked", 256, 0, false),
+        ("chunked", 1024, 0, false),
+        ("chunked", 1024, 0, true),
+        ("chunked", 8192, 0, false),
+        ("fcfs", 1024, 0, false),
+        ("chunked", 1024, 50_000, false),
     ] {
-        group.bench_function(format!("{policy}/{seqs} running/{waiting} waiting"), |b| {
+        let with = if inputs { "/with input preparation" } else { "" };
+        group.bench_function(format!("{policy}/{seqs} running/{waiting} waiting{with}"), |b| {
             b.iter_custom(|iters| {
                 let (mut left, mut time) = (iters as usize, Duration::ZERO);
                 while left > 0 {
-                    let mut engine = decoding(seqs, waiting, policy);
+                    let mut engine = decoding(seqs, waiting, policy, inputs);
                     let count = left.min(DECODES);
                     let start = cpu_time();
                     for _ in 0..count {

@@ -134,7 +134,7 @@ fn launch<T: Float>(dev: &Cpu, mut args: AttentionArgs<'_, Cpu>, scratch: &mut C
     let scratch: &mut [f32] = bytemuck::cast_slice_mut(scratch.bytes_mut());
     let out = RowsMut::<T>::new(&mut args.out.reborrow().reshape(&[tokens * dims.heads, dims.dim]));
     let call = Call::new(dev.simd(), dims, &args, out);
-    let threads = threads(dev, dims, args.lens, scratch.len());
+    let threads = threads::<T>(dev, dims, args.lens, scratch.len());
     let (work, partials) = scratch.split_at_mut(threads * dims.workspace());
     let work = RowsMut::over(work, dims.workspace());
     if args.lens.iter().all(|l| l.q == 1) {
@@ -151,11 +151,14 @@ fn launch<T: Float>(dev: &Cpu, mut args: AttentionArgs<'_, Cpu>, scratch: &mut C
 }
 
 /// The threads that the work is worth and the scratch memory has room for.
-fn threads(dev: &Cpu, dims: Dims, lens: &[SeqLen], scratch: usize) -> usize {
+fn threads<T>(dev: &Cpu, dims: Dims, lens: &[SeqLen], scratch: usize) -> usize {
     let pairs: usize = lens.iter().map(|l| l.q * l.kv).sum();
-    // A pair costs about dim / 16 cycles; a thread should have some ten microseconds of them.
-    let worth = (pairs * dims.heads * dims.dim) >> 19;
-    dev.pool().threads().min(scratch / dims.scratch()).min(worth).max(1)
+    let keys: usize = lens.iter().map(|l| l.kv).sum();
+    // A thread should have some ten microseconds of arithmetic, of which a pair costs about dim / 16 cycles, or of
+    // reading keys and values.
+    let arithmetic = (pairs * dims.heads * dims.dim) >> 19;
+    let reading = (2 * keys * dims.kv_heads * dims.dim * size_of::<T>()) >> 17;
+    dev.pool().threads().min(scratch / dims.scratch()).min(arithmetic.max(reading)).max(1)
 }
 
 /// As many queries as fill a tile, or fewer if that leaves threads idle.

@@ -9,12 +9,14 @@ use super::{
     split,
 };
 use crate::{
-    device::{Cpu, CpuBuffer, DType},
+    device::{Cpu, CpuBuffer, DType, View, ViewMut},
     error::Result,
 };
 
 /// Vectorised rows.
 pub struct Simd;
+
+const ABOUT: &str = "vectorised rows, split over the threads";
 
 impl Kernel<RmsNorm, Cpu> for Simd {
     fn name(&self) -> &'static str {
@@ -22,20 +24,16 @@ impl Kernel<RmsNorm, Cpu> for Simd {
     }
 
     fn about(&self) -> &'static str {
-        "vectorised rows, split over the threads"
+        ABOUT
     }
 
     fn supports(&self, _: &DType) -> std::result::Result<(), Unsupported> {
         Ok(())
     }
 
-    fn launch(&self, dev: &Cpu, args: RmsNormArgs<'_, Cpu>, _: &mut CpuBuffer) -> Result<()> {
-        match args.x.dtype() {
-            DType::F32 => norm::<f32>(dev, args),
-            DType::Bf16 => norm::<bf16>(dev, args),
-            DType::F16 => norm::<f16>(dev, args),
-            DType::I32 => unreachable!("checked"),
-        }
+    fn launch(&self, dev: &Cpu, a: RmsNormArgs<'_, Cpu>, _: &mut CpuBuffer) -> Result<()> {
+        Norm { x: a.x, residual: None, weight: a.weight, eps: a.eps, offset: a.offset, out: a.out }
+            .launch(dev);
         Ok(())
     }
 }
@@ -46,50 +44,61 @@ impl Kernel<AddRmsNorm, Cpu> for Simd {
     }
 
     fn about(&self) -> &'static str {
-        "vectorised rows, split over the threads"
+        ABOUT
     }
 
     fn supports(&self, _: &DType) -> std::result::Result<(), Unsupported> {
         Ok(())
     }
 
-    fn launch(&self, dev: &Cpu, args: AddRmsNormArgs<'_, Cpu>, _: &mut CpuBuffer) -> Result<()> {
-        match args.x.dtype() {
-            DType::F32 => add_norm::<f32>(dev, args),
-            DType::Bf16 => add_norm::<bf16>(dev, args),
-            DType::F16 => add_norm::<f16>(dev, args),
-            DType::I32 => unreachable!("checked"),
-        }
+    fn launch(&self, dev: &Cpu, a: AddRmsNormArgs<'_, Cpu>, _: &mut CpuBuffer) -> Result<()> {
+        let residual = Some(a.residual);
+        Norm { x: a.x, residual, weight: a.weight, eps: a.eps, offset: a.offset, out: a.out }.launch(dev);
         Ok(())
     }
 }
 
-fn norm<T: Float>(dev: &Cpu, mut a: RmsNormArgs<'_, Cpu>) {
-    let (rows, dim) = (a.x.shape()[0], a.x.shape()[1]);
-    let weight = a.weight.slice::<T>();
-    let out = RowsMut::<T>::new(&mut a.out);
-    split(dev.pool(), rows, 2 * dim * size_of::<T>(), |rows| {
-        for r in rows {
-            // SAFETY: `split` gives each row to one task.
-            let out = unsafe { out.row(r) };
-            dispatch(dev.simd(), Row { x: a.x.row::<T>(r), weight, eps: a.eps, offset: a.offset, out });
-        }
-    });
+/// Both operations: the norm of x, or of what the residual is once x was added to it.
+struct Norm<'a> {
+    x: View<'a, Cpu>,
+    residual: Option<ViewMut<'a, Cpu>>,
+    weight: View<'a, Cpu>,
+    eps: f32,
+    offset: f32,
+    out: ViewMut<'a, Cpu>,
 }
 
-fn add_norm<T: Float>(dev: &Cpu, mut a: AddRmsNormArgs<'_, Cpu>) {
-    let (rows, dim) = (a.x.shape()[0], a.x.shape()[1]);
-    let weight = a.weight.slice::<T>();
-    let residual = RowsMut::<T>::new(&mut a.residual);
-    let out = RowsMut::<T>::new(&mut a.out);
-    split(dev.pool(), rows, 4 * dim * size_of::<T>(), |rows| {
-        for r in rows {
-            // SAFETY: `split` gives each row to one task.
-            let (x, residual, out) = (a.x.row::<T>(r), unsafe { residual.row(r) }, unsafe { out.row(r) });
-            dispatch(dev.simd(), Add { x, residual });
-            dispatch(dev.simd(), Row { x: residual, weight, eps: a.eps, offset: a.offset, out });
+impl Norm<'_> {
+    fn launch(self, dev: &Cpu) {
+        match self.x.dtype() {
+            DType::F32 => self.rows::<f32>(dev),
+            DType::Bf16 => self.rows::<bf16>(dev),
+            DType::F16 => self.rows::<f16>(dev),
+            DType::I32 => unreachable!("checked"),
         }
-    });
+    }
+
+    fn rows<T: Float>(mut self, dev: &Cpu) {
+        let (rows, dim) = (self.x.shape()[0], self.x.shape()[1]);
+        let (x, weight, eps, offset) = (self.x, self.weight.slice::<T>(), self.eps, self.offset);
+        let residual = self.residual.as_mut().map(RowsMut::<T>::new);
+        let out = RowsMut::<T>::new(&mut self.out);
+        let passes = if residual.is_some() { 4 } else { 2 };
+        split(dev.pool(), rows, passes * dim * size_of::<T>(), |rows| {
+            for r in rows {
+                // SAFETY: `split` gives each row to one task.
+                let (residual, out) = unsafe { (residual.as_ref().map(|rows| rows.row(r)), out.row(r)) };
+                let x = match residual {
+                    Some(residual) => {
+                        dispatch(dev.simd(), Add { x: x.row::<T>(r), residual: &mut *residual });
+                        residual
+                    }
+                    None => x.row::<T>(r),
+                };
+                dispatch(dev.simd(), Row { x, weight, eps, offset, out });
+            }
+        });
+    }
 }
 
 /// `residual += x`, rounded.

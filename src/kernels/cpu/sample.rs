@@ -93,7 +93,7 @@ const BLOCK: usize = noise::BLOCK;
 
 /// u64 words that a worker needs: candidates, masses and counts.
 fn workspace(vocab: usize) -> usize {
-    (vocab + 2 * BINS).next_multiple_of(8)
+    vocab.next_multiple_of(BLOCK.max(8)) + 2 * BINS
 }
 
 fn launch(dev: &Cpu, mut args: SampleArgs<'_, Cpu>, scratch: &mut CpuBuffer) {
@@ -216,8 +216,9 @@ impl Truncation<'_> {
     /// rounded to f32, with the tail. Here the bins' sums are in another order, which moves the sum by some 1e-16.
     fn top_p(&self, kth: f32, tail: f32, mass: &mut [f64], list: &mut [u64]) -> Threshold {
         mass.fill(0.0);
-        let total = dispatch(self.simd, Total { logits: self.logits, max: self.max, kth });
-        dispatch(self.simd, Masses { logits: self.logits, max: self.max, kth, total, mass });
+        let e: &mut [f64] = bytemuck::cast_slice_mut(&mut *list);
+        let total = dispatch(self.simd, Total { logits: self.logits, max: self.max, kth, e });
+        dispatch(self.simd, Masses { logits: self.logits, max: self.max, kth, e, total, mass });
         let mut sum = 0.0;
         for bin in (0..BINS).rev() {
             if mass[bin] == 0.0 || (sum + mass[bin]) as f32 <= tail {
@@ -274,7 +275,13 @@ fn value_of(key: u64) -> f32 {
 /// `e^(l - max) / total`, rounded to f32.
 #[inline(always)]
 fn probability<I: Isa>(l: f32, max: f32, total: f64) -> f32 {
-    (exp64::<I>(f64::from(l) - f64::from(max)) * (1.0 / total)) as f32
+    share(exp64::<I>(f64::from(l) - f64::from(max)), total)
+}
+
+/// `e / total`, rounded to f32.
+#[inline(always)]
+fn share(e: f64, total: f64) -> f32 {
+    (e * (1.0 / total)) as f32
 }
 
 /// [`BLOCK`] logits from `begin` on; past the end, minus infinity.
@@ -323,11 +330,13 @@ impl Job for Count<'_> {
     }
 }
 
-/// Sum of `e^(l - max)` over the logits from `kth` on.
+/// Sum of `e^(l - max)` over the logits from `kth` on; each is kept.
 struct Total<'a> {
     logits: &'a [f32],
     max: f32,
     kth: f32,
+    /// Whole blocks; those without any such logit are not written.
+    e: &'a mut [f64],
 }
 
 impl Job for Total<'_> {
@@ -345,6 +354,7 @@ impl Job for Total<'_> {
             for (e, &l) in e.iter_mut().zip(&block) {
                 *e = exp64::<I>(f64::from(l) - f64::from(self.max));
             }
+            self.e[begin..][..BLOCK].copy_from_slice(&e);
             for part in e.as_chunks::<8>().0 {
                 for (s, e) in sums.iter_mut().zip(part) {
                     *s += e;
@@ -360,6 +370,8 @@ struct Masses<'a> {
     logits: &'a [f32],
     max: f32,
     kth: f32,
+    /// What [`Total`] kept.
+    e: &'a [f64],
     total: f64,
     mass: &'a mut [f64],
 }
@@ -374,8 +386,10 @@ impl Job for Masses<'_> {
                 continue;
             }
             let (mut p, mut bins) = ([0.0; BLOCK], [0; BLOCK]);
-            for ((p, b), &l) in p.iter_mut().zip(&mut bins).zip(&block) {
-                *p = f64::from(probability::<I>(l, self.max, self.total));
+            for (p, &e) in p.iter_mut().zip(&self.e[begin..][..BLOCK]) {
+                *p = f64::from(share(e, self.total));
+            }
+            for (b, &l) in bins.iter_mut().zip(&block) {
                 *b = bin(l, self.max);
             }
             for (&b, p) in bins.iter().zip(p) {

@@ -3,7 +3,7 @@
 use std::{marker::PhantomData, mem::MaybeUninit, ops::Range};
 
 use super::{
-    super::simd::Float,
+    super::simd::{Float, L2, prefetch},
     lanes::{BLOCK, Dot, Work},
     tile::{self, MAX_ROWS, Rows, STRIP_BYTES, Strip},
 };
@@ -14,6 +14,9 @@ use crate::{
 
 /// Rows of x that are packed at a time: of 576 columns, a bit more than half of an L2 cache of 1 MiB.
 pub(super) const CHUNK: usize = 512;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// The whole call at level `L`.
 ///
@@ -165,6 +168,11 @@ impl<L: Dot<T>, T: Float, O: Float> Work for Strips<'_, L, T, O> {
         let packed: *mut u8 = packed.0.as_mut_ptr().cast();
         let mut sums = [const { MaybeUninit::uninit() }; CHUNK * MAX_ROWS];
         let sums = &mut sums[..job.rows * width];
+        // Each strip asks for the next one; nobody asked for the first.
+        let first = job.weight.wrapping_add(strips.start * width * job.k);
+        (0..width * job.k)
+            .step_by(LINE / size_of::<T>())
+            .for_each(|at| prefetch::<L2, T>(first.wrapping_add(at)));
         for strip in strips {
             let n0 = strip * width;
             // Only the rows in use: with few of them, clearing all would cost more than the work.
