@@ -29,49 +29,56 @@ const N: usize = 8;
 pub fn mma(shape: &Mma, f: &Fragments) -> [[u32; 32]; 4] {
     match shape.a {
         MmaType::S8 | MmaType::U8 => integer(shape, f),
-        _ => float(shape, f),
+        MmaType::Tf32 => float::<1>(shape, f),
+        _ => float::<2>(shape, f),
     }
 }
 
+/// Element `e` of a register, in every lane.
 #[inline(always)]
-fn float(shape: &Mma, f: &Fragments) -> [[u32; 32]; 4] {
-    let k = usize::from(shape.k);
-    // a by columns, so that a step of k updates whole columns of 16 rows.
+fn elements(ty: MmaType, bits: &[u32; 32], e: usize) -> [f32; 32] {
+    let mut out = [0f32; 32];
+    match ty {
+        MmaType::F16 => (0..32).for_each(|i| out[i] = f16_to_f32((bits[i] >> (16 * e)) as u16)),
+        MmaType::Bf16 => (0..32).for_each(|i| out[i] = f32::from_bits(bits[i] >> (16 * e) << 16)),
+        // TF32 reads the upper 19 bits.
+        _ => (0..32).for_each(|i| out[i] = f32::from_bits(bits[i] & 0xffff_e000)),
+    }
+    out
+}
+
+/// `PACKED` elements of a and b share a register.
+#[inline(always)]
+fn float<const PACKED: usize>(shape: &Mma, f: &Fragments) -> [[u32; 32]; 4] {
+    let k = usize::from(shape.k).min(16);
+    // a by columns, so that a step of k updates a whole column of 16 rows.
     let mut a = [[0f32; M]; 16];
     let mut b = [[0f32; N]; 16];
-    let packed = if shape.a == MmaType::Tf32 { 1 } else { 2 };
-    let value = |bits: u32, half: usize| match shape.a {
-        MmaType::F16 => f16_to_f32((bits >> (16 * half)) as u16),
-        MmaType::Bf16 => f32::from_bits(bits >> (16 * half) << 16),
-        // TF32 reads the upper 19 bits.
-        _ => f32::from_bits(bits & 0xffff_e000),
-    };
-    let a_regs = k * M / (32 * packed);
-    for r in 0..a_regs {
-        for lane in 0..32 {
-            for e in 0..packed {
-                let column = (lane % 4) * packed + e + 4 * packed * (r / 2);
-                a[column][lane / 4 + 8 * (r % 2)] = value(f.a[r][lane], e);
-            }
-        }
-    }
-    for r in 0..a_regs / 2 {
-        for lane in 0..32 {
-            for e in 0..packed {
-                b[(lane % 4) * packed + e + 4 * packed * r][lane / 4] = value(f.b[r][lane], e);
+    // Two registers of a, and one of b, for each 4 PACKED steps of k.
+    for half in 0..k / (4 * PACKED) {
+        for e in 0..PACKED {
+            let upper = elements(shape.a, &f.a[2 * half], e);
+            let lower = elements(shape.a, &f.a[2 * half + 1], e);
+            let right = elements(shape.a, &f.b[half], e);
+            for t in 0..4 {
+                let at = t * PACKED + e + 4 * PACKED * half;
+                for g in 0..8 {
+                    a[at][g] = upper[4 * g + t];
+                    a[at][g + 8] = lower[4 * g + t];
+                    b[at][g] = right[4 * g + t];
+                }
             }
         }
     }
     // Sums by column of n: 16 rows each.
     let mut sums = [[0f32; M]; N];
-    for lane in 0..32 {
-        for r in 0..4 {
-            let (row, column) = (lane / 4 + 8 * (r / 2), (lane % 4) * 2 + r % 2);
-            sums[column][row] = if shape.half_sums {
-                f16_to_f32((f.c[r / 2][lane] >> (16 * (r % 2))) as u16)
-            } else {
-                f32::from_bits(f.c[r][lane])
-            };
+    for r in 0..4 {
+        let c = match shape.half_sums {
+            true => elements(MmaType::F16, &f.c[r / 2], r % 2),
+            false => f.c[r].map(f32::from_bits),
+        };
+        for lane in 0..32 {
+            sums[(lane % 4) * 2 + r % 2][lane / 4 + 8 * (r / 2)] = c[lane];
         }
     }
     for n in 0..N {
@@ -85,13 +92,16 @@ fn float(shape: &Mma, f: &Fragments) -> [[u32; 32]; 4] {
         sums[n] = column;
     }
     let mut d = [[0; 32]; 4];
-    for lane in 0..32 {
-        for r in 0..4 {
-            let x = sums[(lane % 4) * 2 + r % 2][lane / 4 + 8 * (r / 2)];
+    for r in 0..4 {
+        let mut out = [0f32; 32];
+        for lane in 0..32 {
+            out[lane] = sums[(lane % 4) * 2 + r % 2][lane / 4 + 8 * (r / 2)];
+        }
+        for lane in 0..32 {
             if shape.half_sums {
-                d[r / 2][lane] |= u32::from(f32_to_f16(x)) << (16 * (r % 2));
+                d[r / 2][lane] |= u32::from(f32_to_f16(out[lane])) << (16 * (r % 2));
             } else {
-                d[r][lane] = super::float::canon(x).to_bits();
+                d[r][lane] = super::float::canon(out[lane]).to_bits();
             }
         }
     }
