@@ -5,7 +5,7 @@ use crate::{
     device::{Cpu, Cuda, DType, Device, cuda::Target},
     engine::{Executor, runner::Runner},
     error::{Error, Result},
-    kernels::{Registry, Row},
+    kernels::{KernelSet, Registry, Row},
     model::{Decoder, ModelFiles, decoder::dtype_of},
 };
 
@@ -113,14 +113,26 @@ pub fn runner_on<D: Device>(
     config: &EngineConfig,
     files: &ModelFiles,
 ) -> Result<Box<dyn ModelRunner>> {
-    config.validate()?;
     let mut names = config.kernels.clone();
     if config.deterministic {
         for (slot, kernel) in registry.deterministic {
             names.entry((*slot).into()).or_insert_with(|| (*kernel).into());
         }
     }
-    let kernels = registry.select(&names)?;
+    runner_with(dev, registry.select(&names)?, config, files)
+}
+
+/// As [`runner_on`], with the kernels already chosen.
+///
+/// # Errors
+/// As [`runner`].
+pub fn runner_with<D: Device>(
+    dev: &D,
+    kernels: KernelSet<D>,
+    config: &EngineConfig,
+    files: &ModelFiles,
+) -> Result<Box<dyn ModelRunner>> {
+    config.validate()?;
     let dtype = match config.dtype {
         Some(StorageType::F32) => DType::F32,
         Some(StorageType::Bf16) => DType::Bf16,

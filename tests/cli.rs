@@ -279,6 +279,51 @@ fn check_tells_each_kernels_verdict() {
 }
 
 #[test]
+fn compare_tells_how_far_two_choices_are_apart() {
+    let cli = Cli::new();
+    let args = ["compare", "--b", "attention=reference", "--rounds", "2", "--max-tokens", "4", "--json"];
+    let found: Value =
+        serde_json::from_str(&cli.ok(&[&args[..], &["--max-model-len", "64"]].concat()).0).unwrap();
+    assert_eq!(found["diverges_at"], json!([null, null, null]));
+    assert_eq!(found["likelihood"]["same_top"], 1.0);
+    assert!(found["likelihood"]["max_delta"].as_f64().unwrap() < 0.05, "{found}");
+    assert!(found["throughput"]["mean"].as_f64().unwrap() > 0.0, "{found}");
+    assert!(found["shadow"]["calls"].as_u64().unwrap() > 0 && found["shadow"]["first"].is_null(), "{found}");
+    let error = cli.error(&["compare", "--b", "speed=9"]);
+    assert!(error.contains("speed"), "{error}");
+}
+
+#[test]
+fn new_starts_an_experiment_from_one_that_works() {
+    let cli = Cli::new();
+    let (from, to) =
+        (Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments"), cli.folder.path().join("experiments"));
+    for file in
+        ["Cargo.toml", "two_pass_attention/main.rs", "inverse_sampling/main.rs", "shortest_first/main.rs"]
+    {
+        fs::create_dir_all(to.join(file).parent().unwrap()).unwrap();
+        fs::copy(from.join(file), to.join(file)).unwrap();
+    }
+    cli.ok(&["new", "kernel", "split_kv", "--op", "attention"]);
+    cli.ok(&["new", "kernel", "alias", "--op", "sample"]);
+    cli.ok(&["new", "scheduler", "longest_first"]);
+    let read = |file: &str| fs::read_to_string(to.join(file)).unwrap();
+    let code = read("split_kv/main.rs");
+    assert!(
+        code.contains("struct SplitKv;") && code.contains("\"split_kv\"") && !code.contains("wo_pass"),
+        "{code}"
+    );
+    assert!(read("alias/main.rs").contains("impl Kernel<Sample, Cpu> for Alias"));
+    assert!(read("longest_first/main.rs").contains("impl Scheduler for LongestFirst"));
+    assert!(
+        read("Cargo.toml").ends_with("[[bin]]\nname = \"longest_first\"\npath = \"longest_first/main.rs\"\n")
+    );
+    assert!(cli.error(&["new", "kernel", "split_kv", "--op", "attention"]).contains("there already"));
+    assert!(cli.error(&["new", "kernel", "Split", "--op", "attention"]).contains("lower-case"));
+    assert!(cli.error(&["new", "kernel", "x", "--op", "rope"]).contains("attention or sample"));
+}
+
+#[test]
 fn what_does_not_exist_is_named_in_one_line() {
     let cli = Cli::new();
     for (args, names) in [

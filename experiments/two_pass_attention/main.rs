@@ -7,7 +7,8 @@ use lathe::{
     config::{EngineConfig, SamplingParams},
     device::{Cpu, CpuBuffer, DType},
     engine::policies,
-    kernels::{Attention, AttentionArgs, AttentionSpec, Kernel, Registry, Unsupported},
+    kernels::{Attention, AttentionArgs, AttentionSpec, Kernel, Registry, Slot, Unsupported},
+    lab::check::{Options, Suite, check},
     llm::{LLM, Output, Prompt},
     open,
 };
@@ -97,6 +98,10 @@ fn story(kernel: Option<&str>) -> anyhow::Result<(Output, f64)> {
 }
 
 fn main() -> anyhow::Result<()> {
+    let (options, kernel): (_, Slot<Attention, Cpu>) = (Options::default(), Arc::new(TwoPass));
+    let report = check(&Cpu::new(None), &kernel, &Suite::new(&options), &options);
+    println!("{report}");
+    anyhow::ensure!(report.verdict.is_fine(), "two_pass is {}", report.verdict);
     let (ours, ours_seconds) = story(Some("two_pass"))?;
     let (default, default_seconds) = story(None)?;
     let same = ours.token_ids.iter().zip(&default.token_ids).take_while(|(a, b)| a == b).count();

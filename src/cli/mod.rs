@@ -4,10 +4,12 @@ mod bench;
 mod calibrate;
 mod chat;
 mod check;
+mod compare;
 mod doctor;
 mod generate;
 mod kernels;
 mod machine;
+mod new;
 mod options;
 mod score;
 mod simulate;
@@ -32,6 +34,8 @@ enum Command {
     Score(score::Args),
     Kernels(kernels::Args),
     Check(check::Args),
+    Compare(compare::Args),
+    New(new::Args),
     Bench(bench::Args),
     Simulate(simulate::Args),
     Calibrate(calibrate::Args),
@@ -50,6 +54,8 @@ impl Cli {
             Command::Score(args) => score::run(args),
             Command::Kernels(args) => kernels::run(args),
             Command::Check(args) => check::run(args),
+            Command::Compare(args) => compare::run(args),
+            Command::New(args) => new::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Simulate(args) => simulate::run(args),
             Command::Calibrate(args) => calibrate::run(args),

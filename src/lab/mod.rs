@@ -1,15 +1,18 @@
 //! The lab: what a researcher runs on top of the engine. Nothing here knows a kernel by name.
 //!
 //! For kernels, in reading order: [`cases`] (what the lab knows of each operation), [`check`] (is a kernel right?),
-//! [`certificate`] (does a sampler follow its distribution?).
+//! [`certificate`] (does a sampler follow its distribution?), [`compare`] (two choices end to end) and [`shadow`] (two
+//! kernels on the same live tensors).
 //! For schedulers: [`policies`] and [`simulate`]. For reports: [`svg`].
 
 pub mod cases;
 pub mod certificate;
 pub mod check;
+pub mod compare;
 mod draw;
 mod loaded;
 pub mod policies;
+pub mod shadow;
 mod shrink;
 pub mod simulate;
 pub mod svg;

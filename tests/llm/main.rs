@@ -6,6 +6,7 @@
 mod bad_input;
 mod determinism;
 mod sampling;
+mod shadow;
 mod shipped;
 mod smollm2;
 mod text;
