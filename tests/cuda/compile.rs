@@ -73,7 +73,7 @@ fn an_edited_file_or_header_is_another_program_and_errors_name_file_and_line() {
     std::fs::write(at("own.cuh"), "#define VALUE two\n").unwrap();
     let error = compiler.image(&own).unwrap_err().to_string();
     let place = format!("{}(2): error: identifier \"two\" is undefined", at("own.cu").display());
-    assert!(error.starts_with("nvrtc: own.cu does not compile:\n") && error.contains(&place), "{error}");
+    assert!(error.contains("own.cu does not compile:\n") && error.contains(&place), "{error}");
     let error = compiler.image(&norm(0)).unwrap_err().to_string();
     assert!(error.contains("cuda/rms_norm.cu("), "{error}");
 }

@@ -1,3 +1,4 @@
 //! CUDA without a GPU: NVRTC compiles the kernels.
 
 mod compile;
+mod registers;
