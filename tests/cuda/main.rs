@@ -1,4 +1,5 @@
 //! CUDA without a GPU: NVRTC compiles the kernels.
 
 mod compile;
+mod engine;
 mod registers;
