@@ -6,7 +6,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use cuda::{
+use softcuda::{
     exec::{LaunchConfig, Options, launch},
     memory::Memory,
     module::Module,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use cuda::{memory::Memory, module::Module};
+use softcuda::{memory::Memory, module::Module};
 
 /// xorshift64*: the same inputs on every machine.
 struct Random(u64);

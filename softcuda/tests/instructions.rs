@@ -280,8 +280,8 @@ fn unknown_forms_are_errors_with_their_line() {
         let ptx = format!(
             ".version 9.0\n.target sm_80\n.address_size 64\n.visible .entry k() {{\n.reg .b32 %r<5>; .reg .b64 %d<5>;\n{op}\nret;\n}}\n"
         );
-        let mut memory = cuda::memory::Memory::new(&[1 << 20], false);
-        let error = cuda::module::Module::load(&mut memory, 0, &ptx, 90).unwrap_err();
+        let mut memory = softcuda::memory::Memory::new(&[1 << 20], false);
+        let error = softcuda::module::Module::load(&mut memory, 0, &ptx, 90).unwrap_err();
         assert_eq!(error.line, 6, "{op}: {error}");
     }
 }

@@ -2,8 +2,8 @@
 
 mod gpu;
 
-use cuda::fault::FaultKind;
 use gpu::Gpu;
+use softcuda::fault::FaultKind;
 
 fn gpu() -> Gpu {
     Gpu::new(include_str!("ptx/basic.ptx"))

@@ -3,12 +3,12 @@
 
 mod gpu;
 
-use cuda::{
+use gpu::Gpu;
+use softcuda::{
     count::{Class, Counters},
     exec::{Checks, Profile},
     fault::FaultKind,
 };
-use gpu::Gpu;
 
 fn gpu() -> Gpu {
     let mut gpu = Gpu::new(include_str!("ptx/watch.ptx"));

@@ -15,9 +15,6 @@ struct Expected {
     greedy: Vec<Vec<u32>>,
 }
 
-/// Tokens to compare after each prompt.
-const TOKENS: usize = 6;
-
 /// Loads softcuda before anything looks for a driver; a driver of the system's would be found by its name.
 fn softcuda() {
     static LOADED: Once = Once::new();
@@ -38,8 +35,13 @@ fn golden(family: &str) -> (PathBuf, Expected) {
     (folder, expected)
 }
 
-/// Greedy tokens of the prompts of 1, 5, 16 and 33 tokens, together, twice: the second time prefixes are cached.
-fn check(family: &str, change: impl FnOnce(&mut EngineConfig)) -> lathe::engine::Stats {
+/// The first `tokens` greedy tokens of the prompts `which`, together, twice: the second time prefixes are cached.
+fn check(
+    family: &str,
+    which: &[usize],
+    tokens: usize,
+    change: impl FnOnce(&mut EngineConfig),
+) -> lathe::engine::Stats {
     softcuda();
     let (folder, expected) = golden(family);
     let mut config = EngineConfig {
@@ -55,31 +57,33 @@ fn check(family: &str, change: impl FnOnce(&mut EngineConfig)) -> lathe::engine:
     };
     change(&mut config);
     let mut llm = LLM::new(config).unwrap();
-    let which = [0, 1, 2, 4];
-    let prompts = which.map(|i| Prompt::Tokens(expected.prompts[i].clone()));
-    let params = SamplingParams { max_tokens: TOKENS, ignore_eos: true, ..SamplingParams::greedy() };
+    let prompts: Vec<_> = which.iter().map(|&i| Prompt::Tokens(expected.prompts[i].clone())).collect();
+    let params = SamplingParams { max_tokens: tokens, ignore_eos: true, ..SamplingParams::greedy() };
     for round in 0..2 {
         let outputs = llm.generate(&prompts, std::slice::from_ref(&params), false).unwrap();
-        for (output, i) in outputs.iter().zip(which) {
-            assert_eq!(output.token_ids, expected.greedy[i][..TOKENS], "{family}: round {round}, prompt {i}");
+        for (output, &i) in outputs.iter().zip(which) {
+            assert_eq!(output.token_ids, expected.greedy[i][..tokens], "{family}: round {round}, prompt {i}");
         }
     }
     llm.engine().stats()
 }
 
+/// Prompts of 1, 5, 16 and 33 tokens.
+const ALL: [usize; 4] = [0, 1, 2, 4];
+
 #[test]
 fn every_family_gives_the_recorded_tokens_with_graphs() {
     for family in ["qwen3", "qwen2", "llama", "llama3_rope", "mistral_window", "gemma3", "gemma3_mixed"] {
-        let stats = check(family, |_| {});
+        let stats = check(family, &ALL, 6, |_| {});
         assert!(stats.prefix_hit_tokens >= 32, "{family}: {stats:?}");
     }
 }
 
 #[test]
 fn so_it_does_without_graphs_in_chunks_and_preempted() {
-    check("qwen3", |config| config.enforce_eager = true);
-    check("qwen3", |config| config.max_num_batched_tokens = 7);
-    check("qwen3", |config| config.deterministic = true);
-    let stats = check("qwen3", |config| config.num_kvcache_blocks = Some(5));
+    check("qwen3", &ALL, 6, |config| config.enforce_eager = true);
+    check("qwen3", &ALL, 6, |config| config.max_num_batched_tokens = 7);
+    check("qwen3", &ALL, 6, |config| config.deterministic = true);
+    let stats = check("qwen3", &[0, 1, 2], 16, |config| config.num_kvcache_blocks = Some(4));
     assert!(stats.preemptions > 0, "{stats:?}");
 }

@@ -37,7 +37,7 @@ pub fn folder() -> Result<PathBuf> {
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     // Under another name first: a program that has the old library loaded keeps it.
     let (new, library, link) = (dir.join(".new"), dir.join("libcuda.so.1"), dir.join("libcuda.so"));
-    fs::copy(target.join("release/libcuda.so"), &new).context("cargo built no libcuda.so")?;
+    fs::copy(target.join("release/libsoftcuda.so"), &new).context("cargo built no libsoftcuda.so")?;
     fs::rename(&new, &library).with_context(|| format!("cannot write {}", library.display()))?;
     if !link.is_symlink() {
         std::os::unix::fs::symlink("libcuda.so.1", &link)

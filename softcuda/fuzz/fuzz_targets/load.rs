@@ -1,7 +1,7 @@
 //! Any text is a module or an error.
 #![no_main]
 
-use cuda::{memory::Memory, module::Module};
+use softcuda::{memory::Memory, module::Module};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

@@ -1,7 +1,7 @@
 //! Reads of memory that nobody wrote.
 
 use super::{Case, Host, check};
-use cuda::fault::FaultKind::Uninitialised;
+use softcuda::fault::FaultKind::Uninitialised;
 
 #[test]
 fn global_memory_is_written_before_it_is_read() {

@@ -12,10 +12,10 @@ mod memory;
 mod race;
 mod sync;
 
-use cuda::exec::{Checks, LaunchConfig, Options, launch};
-use cuda::fault::{Fault, FaultKind};
-use cuda::memory::Memory;
-use cuda::module::Module;
+use softcuda::exec::{Checks, LaunchConfig, Options, launch};
+use softcuda::fault::{Fault, FaultKind};
+use softcuda::memory::Memory;
+use softcuda::module::Module;
 
 /// What the host does wrong, in the broken run alone.
 #[derive(Clone, Copy, PartialEq)]

@@ -1,7 +1,7 @@
 //! Accesses outside of what exists, and misaligned ones.
 
 use super::{Case, Host, check};
-use cuda::fault::FaultKind::{Assert, IllegalAddress, Misaligned, Timeout, Trap};
+use softcuda::fault::FaultKind::{Assert, IllegalAddress, Misaligned, Timeout, Trap};
 
 #[test]
 fn global_memory_is_bounded() {

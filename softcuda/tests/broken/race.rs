@@ -1,7 +1,7 @@
 //! Accesses that nothing orders.
 
 use super::{Case, check};
-use cuda::fault::FaultKind::Race;
+use softcuda::fault::FaultKind::Race;
 
 #[test]
 fn shared_memory_between_barriers() {

@@ -1,7 +1,7 @@
 //! Barriers and `.sync` operations whose members do not all come, and `cp.async` read before its wait.
 
 use super::{Case, check};
-use cuda::fault::FaultKind::Sync;
+use softcuda::fault::FaultKind::Sync;
 
 #[test]
 fn barriers_are_reached_by_all() {

@@ -10,8 +10,10 @@ use std::{
 pub fn library() -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its own path");
     let folders = test.ancestors().skip(1).take(2).map(Path::to_path_buf);
-    let found = folders.map(|dir| dir.join("libcuda.so")).find(|path| path.exists());
-    found.unwrap_or_else(|| panic!("no libcuda.so beside {}: was softcuda built as cdylib?", test.display()))
+    let found = folders.map(|dir| dir.join("libsoftcuda.so")).find(|path| path.exists());
+    found.unwrap_or_else(|| {
+        panic!("no libsoftcuda.so beside {}: was softcuda built as cdylib?", test.display())
+    })
 }
 
 /// Loads the library. What this process opens as `libcuda.so.1` afterwards, by cudarc or NVRTC, is this one: the

@@ -1,7 +1,7 @@
 //! A device with one module, for the tests.
 #![allow(dead_code, reason = "each test program uses a part")]
 
-use cuda::{
+use softcuda::{
     exec::{LaunchConfig, Options, Report, launch},
     fault::Fault,
     memory::Memory,
