@@ -1,6 +1,7 @@
 //! `cargo xtask TASK`: set-up and test tasks, one file per task.
 
 mod command;
+mod gpu;
 mod made;
 mod model;
 mod nvrtc;
@@ -20,6 +21,7 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask")]
 enum Task {
+    Gpu(gpu::Args),
     Model(model::Args),
     Nvrtc(nvrtc::Args),
     Softcuda(softcuda::Args),
@@ -28,6 +30,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Task::parse() {
+        Task::Gpu(args) => gpu::run(&args),
         Task::Model(args) => model::run(&args),
         Task::Nvrtc(args) => nvrtc::run(&args),
         Task::Softcuda(args) => softcuda::run(&args),
