@@ -201,7 +201,9 @@ __device__ __forceinline__ void flash(const Batch& b, u8* shared) {
         }
     }
 
-    // Through this warp's rows of the Q tile, so that the stores are whole 16-byte chunks of consecutive rows.
+    // Through this warp's rows of the Q tile, so that the stores are whole 16-byte chunks of consecutive rows. Other lanes
+    // must have read theirs.
+    __syncwarp();
 #pragma unroll
     for (u32 m = 0; m < FLASH_M; m++) {
 #pragma unroll

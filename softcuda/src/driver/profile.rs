@@ -54,6 +54,10 @@ pub fn at_exit(config: &Config) {
 extern "C" fn write() {
     let Some(file) = FILE.get() else { return };
     let launches = LAUNCHES.lock().unwrap_or_else(PoisonError::into_inner);
+    // A process that launched nothing must not overwrite what its children wrote.
+    if launches.is_empty() {
+        return;
+    }
     let text = serde_json::to_string_pretty(&Profile { note: NOTE, launches: &launches });
     let written =
         text.map_err(|e| e.to_string()).and_then(|t| std::fs::write(file, t).map_err(|e| e.to_string()));
