@@ -1,27 +1,33 @@
 //! The simulator: by hand on small cases, and against itself: replay, policies that do the same, many replicas.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use lathe::Error;
 use lathe::config::EngineConfig;
-use lathe::engine::{Budget, Plan, Scheduler, View};
-use lathe::lab::policies;
+use lathe::engine::{Budget, Plan, Scheduler, Sequence, View};
+use lathe::lab::policies::{self, Vtc};
 use lathe::lab::simulate::{
     Setup,
     decisions::{Log, Replay},
     metrics::{Outcome, Results, Slo},
+    report::perfetto,
     router::Routing,
     run,
     step_time::{Fitted, StepTime},
     trace::{Trace, TraceRequest},
     workload::{Arrivals, Predictor, Workload},
 };
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 /// A step takes 1 s, and 0.1 s more for each token beyond the first.
 fn setup() -> Setup {
     let steps = vec![(1, 1.0), (101, 11.0)];
     let (source, error) = (String::new(), String::new());
-    let fitted = Fitted { source, error, steps, sample: 0.0, decode_key: 0.0, chunk_pair: 0.0 };
+    let (sample, decode_key, chunk_pair, after_pause, spread) = (0.0, 0.0, 0.0, 0.0, Vec::new());
+    let fitted = Fitted { source, error, steps, sample, decode_key, chunk_pair, after_pause, spread };
     let config = EngineConfig {
         max_num_batched_tokens: 16,
         max_num_seqs: 4,
@@ -173,6 +179,100 @@ fn vtc_is_fair_to_tenants_that_wait() {
     let index = |policy| Results::of(&simulate(&setup(), &trace, policy), setup().slo).jain.unwrap();
     let (fair, unfair) = (index("vtc"), index("chunked"));
     assert!(fair > unfair && fair > 0.8, "vtc {fair}, chunked {unfair}");
+}
+
+/// Service of each tenant as a policy gives it, counted outside of it, and how far two tenants that both wait were apart.
+struct Serviced {
+    inner: Box<dyn Scheduler>,
+    service: [u64; 3],
+    apart: Arc<AtomicU64>,
+}
+
+impl Scheduler for Serviced {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    fn plan(&mut self, view: &View<'_>, budget: Budget, plan: &mut Plan) {
+        self.inner.plan(view, budget, plan);
+        for &(id, tokens) in &plan.run {
+            let seq = view.seq(id);
+            let service = &mut self.service[seq.options.tenant as usize];
+            if seq.timing.scheduled.is_none() {
+                *service += Vtc::INPUT * seq.prompt_len as u64;
+            }
+            if seq.generated() > 0 && tokens == seq.remaining() {
+                *service += Vtc::OUTPUT;
+            }
+        }
+        let waiting: BTreeSet<u32> = view.waiting().map(|id| view.seq(id).options.tenant).collect();
+        if waiting.len() == 3 {
+            let (least, most) = (self.service.iter().min().unwrap(), self.service.iter().max().unwrap());
+            self.apart.fetch_max(most - least, Relaxed);
+        }
+    }
+
+    fn added(&mut self, seq: &Sequence) {
+        self.inner.added(seq);
+    }
+
+    fn finished(&mut self, seq: &Sequence) {
+        self.inner.finished(seq);
+    }
+}
+
+/// Tenants that always wait differ by at most `2 max(w_in · longest input, w_out · tokens of a full batch)` in service
+/// (arXiv:2401.00588, theorem 4.4), however unlike their requests are and whoever sends more.
+#[test]
+fn vtc_keeps_its_bound() {
+    let (setup, mut random) = (setup(), ChaCha8Rng::seed_from_u64(7));
+    let bound = 2 * (Vtc::INPUT * 48).max(Vtc::OUTPUT * 16 * 16);
+    let (mut fair, mut blind) = (0, 0);
+    for _ in 0..20 {
+        // Everything is there from the start. The first tenant sends most; its outputs are long, the others' inputs.
+        let mut requests = trace(&vec![(0.0, 1, 1); 600]).requests;
+        for request in &mut requests {
+            request.tenant = [0, 0, 0, 0, 1, 2][random.random_range(0..6)];
+            let (prompt, output) = if request.tenant == 0 { (1..8, 8..16) } else { (16..48, 1..8) };
+            (request.prompt, request.output) = (random.random_range(prompt), random.random_range(output));
+        }
+        let trace = Trace { requests, ..trace(&[]) };
+        for (policy, most) in [("vtc", &mut fair), ("chunked", &mut blind)] {
+            let apart = Arc::new(AtomicU64::new(0));
+            let mut make = |_| {
+                let inner = policies::all().make(policy)?;
+                Ok(Box::new(Serviced { inner, service: [0; 3], apart: apart.clone() }) as Box<dyn Scheduler>)
+            };
+            assert_eq!(run(&setup, &trace, &mut make, None, None).unwrap().records.len(), 600);
+            *most = apart.load(Relaxed).max(*most);
+        }
+    }
+    assert!(fair > 0 && fair <= bound, "vtc: {fair} apart, {bound} allowed");
+    assert!(blind > 2 * bound, "a policy that knows no tenants: {blind} apart, {bound} allowed to vtc");
+}
+
+/// Preempted requests are seen where they wait, and steps where they ran.
+#[test]
+fn preemptions_and_steps_are_drawn() {
+    let mut setup = setup();
+    setup.config.num_kvcache_blocks = Some(6);
+    let outcome = simulate(&setup, &heavy(60), "chunked");
+    assert!(outcome.stats.preemptions > 0);
+    assert_eq!(outcome.preempted.len(), outcome.stats.preemptions, "each runs again");
+    for &(request, from, to) in &outcome.preempted {
+        let record = outcome.records.iter().find(|r| r.request == request).unwrap();
+        assert!(record.preemptions > 0 && record.scheduled < from && from < to && to < record.finished);
+    }
+    assert_eq!(outcome.steps.len(), outcome.stats.steps);
+    let tokens: u32 = outcome.steps.iter().map(|step| step.tokens).sum();
+    let stats = &outcome.stats;
+    assert_eq!(tokens as usize, stats.prefill_tokens + stats.decode_tokens + stats.recomputed_tokens);
+    assert!(outcome.steps.windows(2).all(|pair| pair[0].ended <= pair[1].began));
+    let events = perfetto(&outcome);
+    let events = events["traceEvents"].as_array().unwrap();
+    let count = |key: &str, value: &str| events.iter().filter(|event| event[key] == value).count();
+    assert_eq!(count("cat", "step"), outcome.stats.steps);
+    assert_eq!(count("name", "preempted"), 2 * outcome.stats.preemptions);
 }
 
 #[test]

@@ -14,8 +14,8 @@ use super::options::EngineOptions;
 
 /// Measure this machine's steps and fit a model of their time, for lathe simulate --device.
 ///
-/// Runs batches of random size, prompts and outputs. Nothing else should run meanwhile. The model holds for the same
-/// model, dtype, kernels and threads.
+/// Runs batches of random size, prompts and outputs, some at once and after a pause, some joining one by one. Nothing else
+/// should run meanwhile. The model holds for the same model, dtype, kernels and threads.
 #[derive(clap::Args)]
 pub struct Args {
     /// The file to write, TOML

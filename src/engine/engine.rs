@@ -301,6 +301,16 @@ impl Engine {
         Ok(&self.events)
     }
 
+    /// What the policy planned for the latest step.
+    pub fn planned(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What the latest step computed.
+    pub fn computed(&self) -> &[Item] {
+        &self.items
+    }
+
     /// Returns how many sequences the plan admits.
     fn plan(&mut self) -> Result<usize> {
         self.plan.clear();

@@ -248,7 +248,7 @@ pub fn gantt(title: &str, rows: &[Bars], names: &[&str], line: &[(f64, f64)], li
     for &(time, share) in line {
         let _ = write!(path, "{}{:.1} {:.1}", if path.is_empty() { "M" } else { "L" }, x(time), y(share));
     }
-    let _ = write!(out, r#"<path class="line" stroke="{}" d="{path}"/>"#, colour(3));
+    let _ = write!(out, r#"<path class="line" stroke="{}" d="{path}"/>"#, colour(4));
     let _ = write!(out, r#"<text x="{}" y="{}">{}</text>"#, right + 10.0, y(0.5), escape(line_label));
     let _ = write!(
         out,

@@ -1,6 +1,5 @@
 //! The real engine beside the simulated one: measuring its steps, and running a workload on it in real time.
 
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rand::{Rng, SeedableRng};
@@ -10,55 +9,25 @@ use super::metrics::{Collector, Outcome, Results, Slo};
 use super::step_time::Work;
 use super::trace::Trace;
 use crate::config::SamplingParams;
-use crate::engine::{Budget, Clock, Engine, Event, Item, Plan, RequestOptions, Scheduler, Sequence, View};
+use crate::engine::{Clock, Engine, Event, RequestOptions, Scheduler};
 use crate::error::{Error, Result};
 
 /// Steps and how many seconds each took.
 pub type Steps = Vec<(Work, f64)>;
 
-/// A policy that tells what work it planned.
-struct Spy {
-    inner: Box<dyn Scheduler>,
-    planned: Arc<Mutex<Work>>,
-}
-
-impl Scheduler for Spy {
-    fn name(&self) -> &'static str {
-        self.inner.name()
-    }
-
-    fn plan(&mut self, view: &View<'_>, budget: Budget, plan: &mut Plan) {
-        self.inner.plan(view, budget, plan);
-        let mut work = Work::default();
-        for &(id, tokens) in &plan.run {
-            let need = view.need(id);
-            work.add(&Item { id, start: need.start, tokens, sample: tokens == need.remaining });
-        }
-        *self.planned.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = work;
-    }
-
-    fn added(&mut self, seq: &Sequence) {
-        self.inner.added(seq);
-    }
-
-    fn finished(&mut self, seq: &Sequence) {
-        self.inner.finished(seq);
-    }
-}
-
 /// An engine whose steps are timed.
 struct Timed<'a> {
     engine: &'a mut Engine,
-    planned: Arc<Mutex<Work>>,
+    /// Nothing ran since the latest step ended.
+    paused: bool,
     steps: Steps,
     events: Vec<Event>,
 }
 
 impl<'a> Timed<'a> {
-    fn new(engine: &'a mut Engine, inner: Box<dyn Scheduler>) -> Self {
-        let planned = Arc::new(Mutex::new(Work::default()));
-        engine.set_scheduler(Box::new(Spy { inner, planned: planned.clone() }));
-        Self { engine, planned, steps: Vec::new(), events: Vec::new() }
+    fn new(engine: &'a mut Engine, scheduler: Box<dyn Scheduler>) -> Self {
+        engine.set_scheduler(scheduler);
+        Self { engine, paused: true, steps: Vec::new(), events: Vec::new() }
     }
 
     fn step(&mut self) -> Result<()> {
@@ -66,9 +35,21 @@ impl<'a> Timed<'a> {
         self.events.clear();
         self.events.extend_from_slice(self.engine.step()?);
         let seconds = start.elapsed().as_secs_f64();
-        let work = *self.planned.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut work = Work { after_pause: self.paused.into(), ..Work::default() };
+        self.engine.computed().iter().for_each(|item| work.add(item));
         self.steps.push((work, seconds));
+        self.paused = false;
         Ok(())
+    }
+
+    /// Waits without work. The end is spun for: a sleeping thread wakes up late.
+    fn pause(&mut self, seconds: f64) {
+        let start = Instant::now();
+        std::thread::sleep(Duration::from_secs_f64((seconds - 200e-6).max(0.0)));
+        while start.elapsed().as_secs_f64() < seconds {
+            std::hint::spin_loop();
+        }
+        self.paused = true;
     }
 }
 
@@ -76,8 +57,9 @@ fn greedy(max_tokens: usize) -> SamplingParams {
     SamplingParams { max_tokens, ignore_eos: true, ..SamplingParams::greedy() }
 }
 
-/// Runs batches of random size, prompt and output lengths (up to `longest` tokens a sequence and `most` sequences) for
-/// about so many seconds, and times every step.
+/// Keeps a random number of sequences running (up to `most`, of up to `longest` tokens) for some dozens of steps, then
+/// another, for about so many seconds, and times every step. Every second time the requests come at once and after a
+/// pause; else one a step, so that their prompts run beside the others' decodes.
 ///
 /// # Errors
 /// The engine's.
@@ -96,22 +78,40 @@ pub fn measure(
         let (low, high) = ((low as f64).ln(), (high.max(low + 1) as f64).ln());
         random.random_range(low..high).exp() as usize
     };
-    while start.elapsed().as_secs_f64() < seconds {
-        let count = between(&mut random, 1, most + 1);
-        for _ in 0..count {
-            let output = between(&mut random, 2, 33).min(longest / 2);
-            let prompt = between(&mut random, 4, longest - output);
-            let prompt: Vec<u32> = (0..prompt).map(|_| random.random_range(0..vocabulary as u32)).collect();
-            timed.engine.add_request(&prompt, greedy(output), RequestOptions::default())?;
+    let add = |engine: &mut Engine, random: &mut ChaCha8Rng| {
+        let output = between(random, 2, 33).min(longest / 2);
+        let prompt = between(random, 4, longest - output);
+        let prompt: Vec<u32> = (0..prompt).map(|_| random.random_range(0..vocabulary as u32)).collect();
+        engine.add_request(&prompt, greedy(output), RequestOptions::default())
+    };
+    for phase in 0.. {
+        if start.elapsed().as_secs_f64() >= seconds {
+            break;
         }
-        while !timed.engine.is_finished() && start.elapsed().as_secs_f64() < 1.5 * seconds {
+        let count = between(&mut random, 1, most + 1);
+        if phase % 2 == 0 {
+            while !timed.engine.is_finished() && start.elapsed().as_secs_f64() < 1.5 * seconds {
+                timed.step()?;
+            }
+            timed.pause(random.random_range(0.5e-3..20e-3));
+            for _ in 0..count {
+                add(timed.engine, &mut random)?;
+            }
+        }
+        for _ in 0..32 {
+            if timed.engine.num_unfinished() < count {
+                add(timed.engine, &mut random)?;
+            }
             timed.step()?;
+            if start.elapsed().as_secs_f64() >= 1.5 * seconds {
+                break;
+            }
         }
     }
     while !timed.engine.is_finished() {
         timed.engine.step()?;
     }
-    // Half of the first second warms caches up.
+    // The first half of a second warms caches up.
     let warm = timed.steps.iter().scan(0.0, |sum, (_, seconds)| {
         *sum += seconds;
         Some(*sum < 0.5)
@@ -132,6 +132,8 @@ pub fn run(
     slo: Slo,
 ) -> Result<(Outcome, Steps)> {
     let before = engine.stats();
+    // The engine's prefix cache still has the prompts of earlier runs: they are other tokens in each.
+    let run = before.steps as u64;
     let mut timed = Timed::new(engine, scheduler);
     let mut collector = Collector::default();
     let (mut requests, mut prompt, mut next) = (Vec::new(), Vec::new(), 0);
@@ -147,8 +149,10 @@ pub fn run(
             let token = |at: usize| {
                 let own = (1 << 31) | next as u32;
                 let id = ids.get(at / Trace::HASH_BLOCK).copied().unwrap_or(own);
-                let mixed =
-                    crate::engine::block_manager::xxh3(u64::from(id), &[(at % Trace::HASH_BLOCK) as u32]);
+                let mixed = crate::engine::block_manager::xxh3(
+                    u64::from(id) ^ run << 32,
+                    &[(at % Trace::HASH_BLOCK) as u32],
+                );
                 (mixed % vocabulary as u64) as u32
             };
             prompt.extend((0..request.prompt as usize).map(token));
@@ -159,7 +163,7 @@ pub fn run(
         }
         if timed.engine.is_finished() {
             let Some(request) = trace.requests.get(next) else { break };
-            std::thread::sleep(Duration::from_secs_f64((request.arrival - timed.engine.now()).max(0.0)));
+            timed.pause((request.arrival - timed.engine.now()).max(0.0));
             continue;
         }
         let began = timed.engine.now();

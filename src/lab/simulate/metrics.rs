@@ -1,8 +1,10 @@
 //! What came of a run, simulated or real: one record a request, and what is made of them.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
-use crate::engine::{Engine, Event, Stats};
+use crate::engine::{Engine, Event, SeqId, Stats};
 
 /// What became of a request. Times are seconds since the run began.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -82,6 +84,23 @@ pub struct Sample {
     pub running: u32,
     /// Sequences that wait.
     pub waiting: u32,
+}
+
+/// A step, as it is drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    /// The replica.
+    pub replica: u32,
+    /// Seconds since the run began.
+    pub began: f64,
+    /// Seconds since the run began.
+    pub ended: f64,
+    /// Tokens computed.
+    pub tokens: u32,
+    /// Sequences that ran.
+    pub sequences: u32,
+    /// Sequences that lost their blocks for it.
+    pub preempted: u32,
 }
 
 /// Counts of durations in buckets a quarter of a percent wide: constant memory for any number of tokens.
@@ -181,6 +200,10 @@ pub struct Outcome {
     pub kv: (f64, f64),
     /// Some two thousand, over all of the run.
     pub samples: Vec<Sample>,
+    /// From a preemption until the sequence runs again: the workload's place of its request, from, to.
+    pub preempted: Vec<(u32, f64, f64)>,
+    /// The first 20,000 steps.
+    pub steps: Vec<Step>,
 }
 
 /// Watches an engine's steps and makes an [`Outcome`].
@@ -189,6 +212,8 @@ pub struct Collector {
     outcome: Outcome,
     /// By replica and slot: when the sequence's latest token came.
     last: Vec<Vec<f64>>,
+    /// By replica: sequences that are preempted, and since when.
+    preempted: Vec<BTreeMap<SeqId, f64>>,
     /// Integral of the share of blocks held, and the time it is over.
     kv_seconds: (f64, f64),
     stride: usize,
@@ -197,12 +222,33 @@ pub struct Collector {
 
 impl Collector {
     const SAMPLES: usize = 4096;
+    const STEPS: usize = 20_000;
 
     /// Takes a step's events and the engine after it. `requests` has the workload's place of each request's number.
     pub fn step(&mut self, replica: usize, engine: &Engine, events: &[Event], began: f64, requests: &[u32]) {
         let now = engine.now();
         if self.last.len() <= replica {
             self.last.resize(replica + 1, Vec::new());
+            self.preempted.resize(replica + 1, BTreeMap::new());
+        }
+        let plan = engine.planned();
+        let preempted = &mut self.preempted[replica];
+        preempted.extend(plan.preempt.iter().map(|&id| (id, began)));
+        if !preempted.is_empty() {
+            for (id, since) in plan.run.iter().filter_map(|&(id, _)| preempted.remove_entry(&id)) {
+                let seq = engine.seq(id).expect("readable until the next step");
+                self.outcome.preempted.push((requests[seq.request.0 as usize], since, began));
+            }
+        }
+        if self.outcome.steps.len() < Self::STEPS {
+            self.outcome.steps.push(Step {
+                replica: replica as u32,
+                began,
+                ended: now,
+                tokens: engine.computed().iter().map(|item| item.tokens as u32).sum(),
+                sequences: plan.run.len() as u32,
+                preempted: plan.preempt.len() as u32,
+            });
         }
         let last = &mut self.last[replica];
         for event in events {

@@ -19,8 +19,10 @@ pub mod workload;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use crate::config::{EngineConfig, SamplingParams};
+use crate::engine::block_manager::xxh3;
 use crate::engine::{
     Batch, Clock, Engine, Event, Executor, RequestOptions, Sampled, Scheduler, StepResult, Vocabulary,
 };
@@ -54,11 +56,16 @@ pub struct Setup {
 const EOS: u32 = u32::MAX;
 
 /// Samples what the trace says; takes as long as the model of step times says.
-struct Simulated(Arc<StepTime>);
+struct Simulated {
+    step_time: Arc<StepTime>,
+    /// Whether the replica had nothing to do before this step.
+    paused: Arc<AtomicBool>,
+    steps: u64,
+}
 
 impl Executor for Simulated {
     fn execute(&mut self, batch: &Batch<'_>, out: &mut StepResult) -> Result<()> {
-        let mut work = Work::default();
+        let mut work = Work { after_pause: self.paused.swap(false, Relaxed).into(), ..Work::default() };
         for item in batch.items {
             work.add(item);
             if item.sample {
@@ -69,7 +76,8 @@ impl Executor for Simulated {
                 out.sampled.push(Sampled::Token(token));
             }
         }
-        out.virtual_seconds = self.0.seconds(&work);
+        self.steps += 1;
+        out.virtual_seconds = self.step_time.draw(&work, xxh3(self.steps, &[]));
         Ok(())
     }
 }
@@ -115,6 +123,8 @@ struct Replica {
     engine: Engine,
     /// Whether its next step is in the event queue.
     busy: bool,
+    /// As its executor sees it.
+    paused: Arc<AtomicBool>,
     /// Finished in a step that ends only in the future.
     ending: usize,
     /// The workload's place of each request's number.
@@ -143,10 +153,12 @@ pub fn run(
         if let Some(log) = log {
             scheduler = Box::new(Recorder::new(scheduler, index, log.clone()));
         }
-        let executor = Box::new(Simulated(setup.step_time.clone()));
+        let paused = Arc::new(AtomicBool::new(true));
+        let (step_time, seen) = (setup.step_time.clone(), paused.clone());
+        let executor = Box::new(Simulated { step_time, paused: seen, steps: 0 });
         let mut engine = Engine::new(&setup.config, vocabulary.clone(), scheduler, executor)?;
         engine.set_clock(Clock::Virtual(0.0));
-        replicas.push(Replica { engine, busy: false, ending: 0, requests: Vec::new() });
+        replicas.push(Replica { engine, busy: false, paused, ending: 0, requests: Vec::new() });
     }
     let mut router = Router::new(setup.routing);
     let mut collector = Collector::default();
@@ -200,6 +212,7 @@ pub fn run(
         load[index] -= std::mem::take(&mut replica.ending);
         if replica.engine.is_finished() {
             replica.busy = false;
+            replica.paused.store(true, Relaxed);
             continue;
         }
         events.clear();

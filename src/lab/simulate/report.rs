@@ -1,5 +1,6 @@
 //! A run as a page to look at, and as a trace for Perfetto.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde_json::{Value, json};
@@ -146,6 +147,13 @@ fn requests_over_time(name: &str, outcome: &Outcome) -> String {
     let bars = |r: &&Record| -> Bars {
         vec![(r.arrival, r.scheduled, 1), (r.scheduled, r.first_token, 2), (r.first_token, r.finished, 0)]
     };
+    let mut pauses: Vec<_> = outcome.preempted.clone();
+    pauses.sort_unstable_by_key(|pause| pause.0);
+    let bars = |r: &&Record| {
+        let own = pauses[pauses.partition_point(|pause| pause.0 < r.request)..].iter();
+        let own = own.take_while(|pause| pause.0 == r.request).map(|&(_, from, to)| (from, to, 3));
+        bars(r).into_iter().chain(own).collect::<Bars>()
+    };
     let rows: Vec<Bars> = records.iter().step_by(step).map(bars).collect();
     let own = outcome.samples.iter().filter(|sample| sample.replica == 0);
     let all: Vec<(f64, f64)> = own.map(|sample| (sample.time, f64::from(sample.kv))).collect();
@@ -154,7 +162,7 @@ fn requests_over_time(name: &str, outcome: &Outcome) -> String {
         1 => format!("{name}: requests in order of arrival"),
         _ => format!("{name}: requests in order of arrival, every {step}th"),
     };
-    svg::gantt(&title, &rows, &["decode", "waiting", "prefill"], &line, "KV held, replica 0")
+    svg::gantt(&title, &rows, &["decode", "waiting", "prefill", "preempted"], &line, "KV held, replica 0")
 }
 
 /// Service of the tenants over time, if there are several: the five with the most.
@@ -176,14 +184,17 @@ fn service_chart(name: &str, outcome: &Outcome) -> Option<String> {
     Some(Chart { title, x_label, y_label, series, ..Chart::default() }.svg())
 }
 
-/// Chrome's trace format, which <https://ui.perfetto.dev> opens: each request's waiting, prefill and decode, and how full
-/// each replica was.
+/// Chrome's trace format, which <https://ui.perfetto.dev> opens: each request's waiting, prefill, decode and preemptions,
+/// each replica's steps (the first 20,000), and how full it was.
 pub fn perfetto(outcome: &Outcome) -> Value {
     let micros = |seconds: f64| seconds * 1e6;
     let mut events = Vec::new();
+    let replicas: BTreeMap<u32, u32> = outcome.records.iter().map(|r| (r.request, r.replica)).collect();
     for replica in 0..outcome.samples.iter().map(|sample| sample.replica + 1).max().unwrap_or(0) {
         let args = json!({ "name": format!("replica {replica}") });
         events.push(json!({ "ph": "M", "name": "process_name", "pid": replica, "args": args }));
+        let args = json!({ "name": "steps" });
+        events.push(json!({ "ph": "M", "name": "thread_name", "pid": replica, "tid": 1, "args": args }));
     }
     for r in &outcome.records {
         let args = json!({
@@ -204,6 +215,23 @@ pub fn perfetto(outcome: &Outcome) -> Value {
                 }));
             }
         }
+    }
+    for &(request, from, to) in &outcome.preempted {
+        let Some(&replica) = replicas.get(&request) else { continue };
+        for (ph, time) in [("b", from), ("e", to)] {
+            events.push(json!({
+                "ph": ph, "cat": "request", "id": request, "name": "preempted", "pid": replica, "tid": 0, "ts": micros(time),
+                "args": {},
+            }));
+        }
+    }
+    for s in &outcome.steps {
+        let args = json!({ "tokens": s.tokens, "sequences": s.sequences, "preempted": s.preempted });
+        let name = format!("{} tokens", s.tokens);
+        events.push(json!({
+            "ph": "X", "cat": "step", "name": name, "pid": s.replica, "tid": 1, "ts": micros(s.began),
+            "dur": micros(s.ended - s.began), "args": args,
+        }));
     }
     for s in &outcome.samples {
         let (pid, ts) = (s.replica, micros(s.time));
