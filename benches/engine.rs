@@ -108,7 +108,7 @@ fn prepare(config: &EngineConfig) -> Box<dyn Executor> {
         activation: nothing(),
         logits: nothing(),
         sample: nothing(),
-        deterministic: &[],
+        logprobs: nothing(),
     };
     let files = open::files(config).unwrap();
     open::runner_on(&Cpu::new(Some(1)), &registry, config, &files).unwrap()

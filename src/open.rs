@@ -113,13 +113,7 @@ pub fn runner_on<D: Device>(
     config: &EngineConfig,
     files: &ModelFiles,
 ) -> Result<Box<dyn ModelRunner>> {
-    let mut names = config.kernels.clone();
-    if config.deterministic {
-        for (slot, kernel) in registry.deterministic {
-            names.entry((*slot).into()).or_insert_with(|| (*kernel).into());
-        }
-    }
-    runner_with(dev, registry.select(&names)?, config, files)
+    runner_with(dev, registry.select(&config.kernels, config.deterministic)?, config, files)
 }
 
 /// As [`runner_on`], with the kernels already chosen.
@@ -152,13 +146,13 @@ pub fn kernel_table(config: &EngineConfig) -> Result<Vec<Row>> {
     impl OnDevice for List<'_> {
         type Out = Vec<Row>;
         fn run<D: Device>(self, _: &D, registry: &Registry<D>) -> Result<Vec<Row>> {
-            Ok(registry.rows(&registry.select(&self.0.kernels)?))
+            Ok(registry.rows(&registry.select(&self.0.kernels, self.0.deterministic)?))
         }
     }
     if config.device == "cuda" && Cuda::open(0, false).is_err() {
         // Without a GPU: what there is for the newest kind.
         let registry = Registry::cuda(Target { capability: (9, 0), ptx: false });
-        return Ok(registry.rows(&registry.select(&config.kernels)?));
+        return Ok(registry.rows(&registry.select(&config.kernels, config.deterministic)?));
     }
     on_device(config, List(config))
 }

@@ -32,7 +32,7 @@ fn runner(family: &str, kernels: &[(&str, &str)], block_size: usize) -> Runner<C
     let decoder = Decoder::load(&dev, &model, &weights, DType::F32, 256).unwrap();
     let names: BTreeMap<String, String> =
         kernels.iter().map(|(s, k)| (s.to_string(), k.to_string())).collect();
-    let set = Registry::cpu().select(&names).unwrap();
+    let set = Registry::cpu().select(&names, false).unwrap();
     let config = EngineConfig {
         max_num_batched_tokens: 128,
         max_num_seqs: 8,

@@ -15,6 +15,7 @@ pub mod gumbel;
 pub mod kv_store;
 pub mod linear;
 pub mod logits;
+pub mod logprobs;
 pub mod philox;
 pub mod rms_norm;
 pub mod rope;

@@ -22,6 +22,9 @@ pub struct KernelOptions {
     /// Kernel for a slot, or for all of an operation's: attention.decode=reference, linear=reference; repeatable
     #[arg(long = "kernel", value_name = "SLOT=NAME", value_parser = pair::<String, String>)]
     kernels: Vec<(String, String)>,
+    /// Only kernels whose bits for a row do not depend on the batch
+    #[arg(long)]
+    deterministic: bool,
 }
 
 impl KernelOptions {
@@ -38,6 +41,7 @@ impl KernelOptions {
         };
         set(&mut config.device, &self.device);
         config.kernels.extend(self.kernels.iter().cloned());
+        config.deterministic |= self.deterministic;
         Ok(config)
     }
 }
@@ -79,9 +83,6 @@ pub struct EngineOptions {
     /// Launch each kernel by itself instead of replaying captured graphs
     #[arg(long)]
     enforce_eager: bool,
-    /// Kernels whose result for a row does not depend on the batch; on CUDA they are slow
-    #[arg(long)]
-    deterministic: bool,
     /// CUDA: reload kernel files between steps when they are saved, from LATHE_CUDA_DIR or cuda/ of the repository
     #[arg(long)]
     watch: bool,
@@ -127,7 +128,6 @@ impl EngineOptions {
         set(&mut config.kvcache_block_size, &self.kvcache_block_size);
         set(&mut config.seed, &self.engine_seed);
         config.enforce_eager |= self.enforce_eager;
-        config.deterministic |= self.deterministic;
         config.watch |= self.watch;
         config.enable_prefix_caching &= !self.no_prefix_caching;
         config.validate()?;

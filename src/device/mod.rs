@@ -90,11 +90,12 @@ pub trait Device: Clone + Send + Sync + 'static {
     /// [`crate::Error::Device`] when the launch fails.
     fn replay(&self, graph: &Self::Graph) -> Result<()>;
 
-    /// Takes up kernels that their author has saved meanwhile; returns whether any changed.
+    /// Takes up kernels that their author has saved meanwhile; returns the files of those that changed. Graphs recorded
+    /// before launch the old ones, which are gone.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] with the compiler's words; the old kernels stay.
-    fn reload(&self) -> Result<bool> {
-        Ok(false)
+    /// [`crate::Error::Compile`] with the compiler's words; the old kernels stay.
+    fn reload(&self) -> Result<Vec<&'static str>> {
+        Ok(Vec::new())
     }
 }

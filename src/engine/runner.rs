@@ -351,9 +351,12 @@ impl<D: Device> Runner<D> {
 impl<D: Device> Executor for Runner<D> {
     fn execute(&mut self, batch: &Batch<'_>, out: &mut StepResult) -> Result<()> {
         match self.queue.dev().reload() {
-            Ok(false) => {}
-            Ok(true) => self.graphs.clear(),
-            // Whoever edits a kernel wants to see this, and the engine to go on.
+            Ok(files) if files.is_empty() => {}
+            // Whoever edits a kernel wants to see these, and the engine to go on.
+            Ok(files) => {
+                self.graphs.clear();
+                eprintln!("reloaded {}", files.join(", "));
+            }
             Err(error) => eprintln!("{error}"),
         }
         self.input.clear();

@@ -13,6 +13,7 @@ mod embedding;
 mod kv_store;
 mod linear;
 mod logits;
+mod logprobs;
 mod rms_norm;
 mod rope;
 mod sample;
@@ -25,6 +26,7 @@ pub use embedding::{Embedding, EmbeddingArgs};
 pub use kv_store::{KvStore, KvStoreArgs};
 pub use linear::{Linear, LinearArgs, LinearSpec};
 pub use logits::{Logits, LogitsArgs};
+pub use logprobs::{Logprobs, LogprobsArgs};
 pub use rms_norm::{AddRmsNorm, AddRmsNormArgs, RmsNorm, RmsNormArgs};
 pub use rope::{Rope, RopeArgs};
 pub use sample::{Sample, SampleArgs, SampleSpec};
@@ -72,6 +74,14 @@ pub trait Kernel<O: Op, D: Device>: Send + Sync {
     /// # Errors
     /// The reason if it cannot. Nothing falls back silently to another kernel.
     fn supports(&self, spec: &O::Spec) -> std::result::Result<(), Unsupported>;
+
+    /// Whether a row's bits are the same in any batch: alone or among others, wherever it stands, and for attention
+    /// whether its token comes alone or in a longer chunk. A kernel that chooses what it does by the number of rows is
+    /// not; one that takes decodes only is not either, because a chunk's tokens then come from another.
+    /// `--deterministic` takes no others.
+    fn batch_invariant(&self) -> bool {
+        true
+    }
 
     /// Bytes of scratch memory that a call with these arguments needs.
     fn scratch(&self, _args: &O::Args<'_, D>) -> usize {
@@ -191,8 +201,8 @@ pub struct Registry<D: Device> {
     pub logits: Table<Logits, D>,
     /// Top-k, top-p and the draw.
     pub sample: Table<Sample, D>,
-    /// `(operation, kernel)` in place of those defaults whose result for a row depends on the batch.
-    pub deterministic: &'static [(&'static str, &'static str)],
+    /// Log-probabilities of tokens.
+    pub logprobs: Table<Logprobs, D>,
 }
 
 /// The kernels that a model runs with: one typed slot per use.
@@ -223,13 +233,15 @@ pub struct KernelSet<D: Device> {
     pub logits: Slot<Logits, D>,
     /// Sampling.
     pub sample: Slot<Sample, D>,
+    /// Log-probabilities, where a request asks for them.
+    pub logprobs: Slot<Logprobs, D>,
 }
 
 /// Up to this many rows a linear counts as decode.
 pub const SMALL_ROWS: usize = 64;
 
 /// The slots' names, as `--kernel SLOT=KERNEL` and [`Registry::select`] take them.
-pub const SLOTS: [&str; 13] = [
+pub const SLOTS: [&str; 14] = [
     "embedding",
     "linear.prefill",
     "linear.decode",
@@ -243,6 +255,7 @@ pub const SLOTS: [&str; 13] = [
     "activation",
     "logits",
     "sample",
+    "logprobs",
 ];
 
 /// A line of `lathe kernels`.
@@ -254,22 +267,27 @@ pub struct Row {
     pub kernel: &'static str,
     /// What it is good for.
     pub about: &'static str,
+    /// [`Kernel::batch_invariant`].
+    pub batch_invariant: bool,
     /// The slots that it fills.
     pub chosen: Vec<&'static str>,
 }
 
 impl<D: Device> Registry<D> {
-    /// The kernels by slot name; a slot that is not named gets its operation's default.
+    /// The kernels by slot name; a slot that is not named gets its operation's first, or with `deterministic` the first
+    /// that is [batch-invariant](Kernel::batch_invariant).
     ///
     /// # Errors
-    /// [`Error::UnknownName`] for a slot or kernel that does not exist.
-    pub fn select(&self, names: &BTreeMap<String, String>) -> Result<KernelSet<D>> {
+    /// [`Error::UnknownName`] for a slot or kernel that does not exist; [`Error::Config`] for a named kernel that is not
+    /// batch-invariant but must be.
+    pub fn select(&self, names: &BTreeMap<String, String>, deterministic: bool) -> Result<KernelSet<D>> {
         // An operation's name stands for all of its slots: `linear=reference`.
         let known = |name: &String| SLOTS.iter().any(|s| s == name || s.split('.').next() == Some(name));
         if let Some(name) = names.keys().find(|name| !known(name)) {
             let kind = "kernel slot".into();
             return Err(Error::UnknownName { kind, name: name.clone(), known: SLOTS.join(", ") });
         }
+        let names = &Choice { names, deterministic };
         Ok(KernelSet {
             embedding: pick(&self.embedding, "embedding", names)?,
             linear_prefill: pick(&self.linear, "linear.prefill", names)?,
@@ -284,6 +302,7 @@ impl<D: Device> Registry<D> {
             activation: pick(&self.activation, "activation", names)?,
             logits: pick(&self.logits, "logits", names)?,
             sample: pick(&self.sample, "sample", names)?,
+            logprobs: pick(&self.logprobs, "logprobs", names)?,
         })
     }
 
@@ -307,24 +326,39 @@ impl<D: Device> Registry<D> {
         list(&mut rows, &self.activation, &[("activation", &set.activation)]);
         list(&mut rows, &self.logits, &[("logits", &set.logits)]);
         list(&mut rows, &self.sample, &[("sample", &set.sample)]);
+        list(&mut rows, &self.logprobs, &[("logprobs", &set.logprobs)]);
         rows
     }
+}
+
+/// What [`Registry::select`] was asked for.
+struct Choice<'a> {
+    names: &'a BTreeMap<String, String>,
+    deterministic: bool,
 }
 
 fn pick<O: Op, D: Device>(
     table: &Table<O, D>,
     slot: &'static str,
-    names: &BTreeMap<String, String>,
+    choice: &Choice<'_>,
 ) -> Result<Slot<O, D>> {
     let op = slot.split('.').next().unwrap_or(slot);
-    let Some(name) = names.get(slot).or_else(|| names.get(op)) else {
-        return Ok(Arc::clone(&table[0]));
+    let fits = |k: &&Slot<O, D>| !choice.deterministic || k.batch_invariant();
+    let known = || table.iter().filter(fits).map(|k| k.name()).collect::<Vec<_>>().join(", ");
+    let Some(name) = choice.names.get(slot).or_else(|| choice.names.get(op)) else {
+        let first = table.iter().find(fits).cloned();
+        return first.ok_or_else(|| Error::config("deterministic", slot, "an operation with such a kernel"));
     };
-    table.iter().find(|k| k.name() == name).cloned().ok_or_else(|| Error::UnknownName {
+    let named = table.iter().find(|k| k.name() == name).ok_or_else(|| Error::UnknownName {
         kind: format!("kernel for {slot}"),
         name: name.clone(),
-        known: table.iter().map(|k| k.name()).collect::<Vec<_>>().join(", "),
-    })
+        known: known(),
+    })?;
+    if !fits(&named) {
+        let want = format!("a batch-invariant kernel, because of deterministic: {}", known());
+        return Err(Error::config(format!("kernel {slot}"), name, want));
+    }
+    Ok(Arc::clone(named))
 }
 
 fn list<O: Op, D: Device>(rows: &mut Vec<Row>, table: &Table<O, D>, slots: &[(&'static str, &Slot<O, D>)]) {
@@ -332,6 +366,7 @@ fn list<O: Op, D: Device>(rows: &mut Vec<Row>, table: &Table<O, D>, slots: &[(&'
         op: O::NAME,
         kernel: k.name(),
         about: k.about(),
+        batch_invariant: k.batch_invariant(),
         chosen: slots.iter().filter(|(_, s)| Arc::ptr_eq(s, k)).map(|(n, _)| *n).collect(),
     }));
 }

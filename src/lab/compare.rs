@@ -258,8 +258,8 @@ impl OnDevice for InShadow<'_> {
 
     fn run<D: Device>(self, dev: &D, registry: &Registry<D>) -> Result<Shadowed> {
         let log = Arc::new(Mutex::new(Log::default()));
-        let kernels =
-            shadow(registry.select(&self.config.kernels)?, &registry.select(&self.b.kernels)?, &log);
+        let select = |config: &EngineConfig| registry.select(&config.kernels, config.deterministic);
+        let kernels = shadow(select(self.config)?, &select(self.b)?, &log);
         let mut runner = open::runner_with(dev, kernels, self.config, self.files)?;
         let mut steps = Vec::new();
         for text in self.texts {

@@ -16,8 +16,9 @@ use crate::{
     error::Result,
     kernels::{
         ActivationArgs, AddRmsNorm, AddRmsNormArgs, Attention, AttentionArgs, Embedding, EmbeddingArgs,
-        GatedActivation, Kernel, KernelSet, KvStore, KvStoreArgs, Linear, LinearArgs, Logits, LogitsArgs, Op,
-        RmsNorm, RmsNormArgs, Rope, RopeArgs, Sample, SampleArgs, Slot, Unsupported,
+        GatedActivation, Kernel, KernelSet, KvStore, KvStoreArgs, Linear, LinearArgs, Logits, LogitsArgs,
+        Logprobs, LogprobsArgs, Op, RmsNorm, RmsNormArgs, Rope, RopeArgs, Sample, SampleArgs, Slot,
+        Unsupported,
     },
 };
 
@@ -210,6 +211,7 @@ pub fn shadow<D: Device>(a: KernelSet<D>, b: &KernelSet<D>, log: &Arc<Mutex<Log>
         activation: slot("activation", a.activation, &b.activation, log),
         logits: slot("logits", a.logits, &b.logits, log),
         sample: slot("sample", a.sample, &b.sample, log),
+        logprobs: slot("logprobs", a.logprobs, &b.logprobs, log),
     }
 }
 
@@ -333,6 +335,17 @@ impl Twice for Logits {
 
     fn written<'s, D: Device>(a: &'s mut LogitsArgs<'_, D>) -> Vec<(&'static str, ViewMut<'s, D>)> {
         vec![("logits", a.logits.reborrow())]
+    }
+}
+
+impl Twice for Logprobs {
+    fn again<'s, D: Device>(a: &'s mut LogprobsArgs<'_, D>) -> LogprobsArgs<'s, D> {
+        let (values, ids) = (a.values.reborrow(), a.ids.reborrow());
+        LogprobsArgs { logits: a.logits, tokens: a.tokens, softcap: a.softcap, values, ids }
+    }
+
+    fn written<'s, D: Device>(a: &'s mut LogprobsArgs<'_, D>) -> Vec<(&'static str, ViewMut<'s, D>)> {
+        vec![("values", a.values.reborrow()), ("ids", a.ids.reborrow())]
     }
 }
 

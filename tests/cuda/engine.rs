@@ -1,39 +1,10 @@
 //! The whole engine on CUDA, on softcuda where there is no GPU: every family's recorded tokens, with and without graphs,
 //! prompts in chunks, preempted, and from the prefix cache.
 
-use std::path::{Path, PathBuf};
-use std::sync::Once;
-
 use lathe::config::{EngineConfig, SamplingParams, StorageType};
 use lathe::llm::{LLM, Prompt};
-use serde::Deserialize;
 
-/// What transformers recorded.
-#[derive(Deserialize)]
-struct Expected {
-    prompts: Vec<Vec<u32>>,
-    greedy: Vec<Vec<u32>>,
-}
-
-/// Loads softcuda before anything looks for a driver; a driver of the system's would be found by its name.
-fn softcuda() {
-    static LOADED: Once = Once::new();
-    LOADED.call_once(|| {
-        let cache = std::env::var_os("LATHE_CACHE").map(PathBuf::from);
-        let cache = cache.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache"));
-        let path = cache.join("softcuda/libcuda.so.1");
-        let name = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
-        // SAFETY: `name` is a C string; the library's initialisers make no demands on the process.
-        let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_LAZY | libc::RTLD_GLOBAL) };
-        assert!(!handle.is_null(), "{} does not load: run `cargo xtask softcuda`", path.display());
-    });
-}
-
-fn golden(family: &str) -> (PathBuf, Expected) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("reference/golden/models").join(family);
-    let expected = serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
-    (folder, expected)
-}
+use crate::support::{golden, softcuda};
 
 /// The first `tokens` greedy tokens of the prompts `which`, together, twice: the second time prefixes are cached.
 fn check(

@@ -1,5 +1,8 @@
 //! CUDA without a GPU: NVRTC compiles the kernels.
 
 mod compile;
+mod deterministic;
 mod engine;
 mod registers;
+mod reload;
+mod support;

@@ -53,7 +53,7 @@ fn the_first_wrong_layer_is_named() {
     let layers = files.config.layers.len();
     for (wrong, layer) in [(usize::MAX, None), (2, Some(2)), (layers + 1, Some(1))] {
         let registry = Registry::cpu();
-        let kernels = || registry.select(&config.kernels).unwrap();
+        let kernels = || registry.select(&config.kernels, false).unwrap();
         let mut other = kernels();
         let right = Arc::clone(&registry.attention[0]);
         other.attention_prefill = Arc::new(WrongOnce { right, calls: AtomicUsize::new(0), wrong });

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     ffi::{CString, c_void},
     marker::PhantomData,
+    path::Path,
     ptr,
     sync::{
         Mutex, RwLock,
@@ -99,13 +100,15 @@ pub(super) struct Modules {
     /// While on, launches only note their programs here.
     rehearsing: AtomicBool,
     wanted: Mutex<Vec<Program>>,
-    /// When the newest source was saved, as of the last look.
+    /// When the newest file of the watched folder was saved, as of the last look.
     saved: Mutex<Option<SystemTime>>,
 }
 
 #[derive(Debug)]
 struct Module {
     raw: sys::CUmodule,
+    /// Of the source that it was made from: [`Compiler::key`].
+    key: String,
     functions: RwLock<HashMap<&'static str, Function>>,
 }
 
@@ -122,12 +125,13 @@ struct Function {
 }
 
 impl Modules {
-    pub(super) fn new() -> Self {
+    /// Nothing; what is saved in `folder` from now on is noticed.
+    pub(super) fn new(folder: Option<&Path>) -> Self {
         Self {
             loaded: RwLock::default(),
             rehearsing: AtomicBool::new(false),
             wanted: Mutex::default(),
-            saved: Mutex::default(),
+            saved: Mutex::new(newest(folder)),
         }
     }
 }
@@ -187,13 +191,13 @@ impl Cuda {
 
     /// Compiles, or finds on disk, and loads.
     fn load(&self, program: Program) -> Result<()> {
-        let image = self.0.compiler.image(&program)?;
-        let module = self.module(&program, &image)?;
+        let key = self.0.compiler.key(&program)?;
+        let module = self.module(&program, key, &self.0.compiler.image(&program)?)?;
         self.0.modules.loaded.write().expect("no panic holds it").insert(program, module);
         Ok(())
     }
 
-    fn module(&self, program: &Program, image: &[u8]) -> Result<Module> {
+    fn module(&self, program: &Program, key: String, image: &[u8]) -> Result<Module> {
         self.bind()?;
         let mut raw = ptr::null_mut();
         let mut log = vec![0u8; 16 << 10];
@@ -217,7 +221,7 @@ impl Cuda {
             let text = log.split(|&b| b == 0).next().unwrap_or_default();
             fail(&format!("{program} does not load:\n{}\n", String::from_utf8_lossy(text).trim_end()))(e)
         })?;
-        Ok(Module { raw, functions: RwLock::default() })
+        Ok(Module { raw, key, functions: RwLock::default() })
     }
 
     pub(super) fn set_rehearsing(&self, on: bool) -> Result<()> {
@@ -227,11 +231,19 @@ impl Cuda {
         }
         let mut wanted = std::mem::take(&mut *self.0.modules.wanted.lock().expect("no panic holds it"));
         wanted.retain(|p| !self.0.modules.loaded.read().expect("no panic holds it").contains_key(p));
-        for (program, image) in images(&self.0.compiler, &wanted) {
-            let module = self.module(&program, &image?)?;
-            self.0.modules.loaded.write().expect("no panic holds it").insert(program, module);
-        }
+        let modules = self.modules(&wanted)?;
+        self.0.modules.loaded.write().expect("no panic holds it").extend(modules);
         Ok(())
+    }
+
+    /// Compiles, or finds on disk, and loads all of them; none if one fails.
+    fn modules(&self, programs: &[Program]) -> Result<Vec<(Program, Module)>> {
+        let keys =
+            programs.iter().map(|p| Ok((*p, self.0.compiler.key(p)?))).collect::<Result<HashMap<_, _>>>()?;
+        let load = |(program, image): (Program, Result<Vec<u8>>)| {
+            Ok((program, self.module(&program, keys[&program].clone(), &image?)?))
+        };
+        images(&self.0.compiler, programs).into_iter().map(load).collect()
     }
 
     /// Programs loaded so far.
@@ -239,26 +251,31 @@ impl Cuda {
         self.0.modules.loaded.read().expect("no panic holds it").keys().copied().collect()
     }
 
-    /// Recompiles what is loaded if a file of the watched folder was saved since the last call, and swaps it in.
-    /// Returns whether kernels changed.
+    /// If a file of the watched folder was saved since the last look, compiles the loaded programs whose text has changed
+    /// and swaps them in. Returns their files.
     ///
     /// # Errors
-    /// What the compiler says; then every old kernel stays.
-    pub(super) fn reload_saved(&self) -> Result<bool> {
-        let Some(newest) = newest(self.0.compiler.sources.folder()) else { return Ok(false) };
+    /// What the compiler says; then every old kernel stays, and nothing is tried again before the next save.
+    pub(super) fn reload_saved(&self) -> Result<Vec<&'static str>> {
+        let Some(newest) = newest(self.0.compiler.sources.folder()) else { return Ok(Vec::new()) };
         let before = self.0.modules.saved.lock().expect("no panic holds it").replace(newest);
-        if before.is_none_or(|before| before >= newest) {
-            return Ok(false);
+        if before.is_some_and(|before| before >= newest) {
+            return Ok(Vec::new());
         }
-        let programs = self.programs();
-        let images = images(&self.0.compiler, &programs);
-        let mut modules = Vec::new();
-        for (program, image) in images {
-            modules.push((program, self.module(&program, &image?)?));
+        let mut changed = Vec::new();
+        for (program, module) in self.0.modules.loaded.read().expect("no panic holds it").iter() {
+            if self.0.compiler.key(program)? != module.key {
+                changed.push(*program);
+            }
         }
+        let modules = self.modules(&changed)?;
+        // No launch uses an old module any more when it is dropped.
         self.sync()?;
         self.0.modules.loaded.write().expect("no panic holds it").extend(modules);
-        Ok(true)
+        let mut files: Vec<_> = changed.iter().map(Program::file).collect();
+        files.sort_unstable();
+        files.dedup();
+        Ok(files)
     }
 }
 
@@ -324,7 +341,7 @@ fn images(compiler: &Compiler, programs: &[Program]) -> Vec<(Program, Result<Vec
 }
 
 /// When the newest file of the folder was saved.
-fn newest(folder: Option<&std::path::Path>) -> Option<SystemTime> {
+fn newest(folder: Option<&Path>) -> Option<SystemTime> {
     let entries = folder?.read_dir().ok()?.flatten();
     entries.filter_map(|entry| entry.metadata().ok()?.modified().ok()).max()
 }

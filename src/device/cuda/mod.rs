@@ -63,6 +63,15 @@ impl Cuda {
     /// [`Error::Device`] if the driver or NVRTC is missing (which, where it was looked for, how to get it), there is
     /// no such GPU, or it fails.
     pub fn open(ordinal: usize, watch: bool) -> Result<Self> {
+        let sources = if watch { source::Sources::watched()? } else { source::Sources::from_env() };
+        Self::with(ordinal, sources, watch)
+    }
+
+    /// As [`Self::open`], with kernel files of the caller's.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with(ordinal: usize, sources: source::Sources, watch: bool) -> Result<Self> {
         library::Wanted::Driver.require()?;
         let context = CudaContext::new(ordinal).map_err(fail(&format!("GPU {ordinal}")))?;
         let name = context.name().map_err(fail("its name"))?;
@@ -73,7 +82,7 @@ impl Cuda {
         // A driver in software takes PTX.
         let ptx = name.to_lowercase().contains("soft");
         let target = Target { capability: (major as u32, minor as u32), ptx };
-        let sources = if watch { source::Sources::watched()? } else { source::Sources::from_env() };
+        let modules = launch::Modules::new(sources.folder());
         let compiler = Compiler::with(target, sources, nvrtc::cache_folder())?;
         Ok(Self(Arc::new(Inner {
             stream: context.new_stream().map_err(fail("a stream"))?,
@@ -81,7 +90,7 @@ impl Cuda {
             down: Mutex::new(Pinned::new(DOWN)?),
             context,
             compiler,
-            modules: launch::Modules::new(),
+            modules,
             name,
             multiprocessors: multiprocessors as usize,
             watch,
@@ -240,8 +249,8 @@ impl Device for Cuda {
         self.launch_graph(graph)
     }
 
-    fn reload(&self) -> Result<bool> {
-        if self.0.watch { self.reload_saved() } else { Ok(false) }
+    fn reload(&self) -> Result<Vec<&'static str>> {
+        if self.0.watch { self.reload_saved() } else { Ok(Vec::new()) }
     }
 }
 

@@ -222,7 +222,7 @@ impl Compiler {
     }
 
     /// The name of the program's entry: a digest of all that its image depends on.
-    fn key(&self, program: &Program) -> Result<String> {
+    pub(super) fn key(&self, program: &Program) -> Result<String> {
         let mut digest = Sha256::new();
         let mut add = |text: &str| {
             digest.update((text.len() as u64).to_le_bytes());

@@ -10,7 +10,7 @@ use std::{
 use crate::error::{Error, Result};
 
 /// `cuda/` of the repository.
-pub const EMBEDDED: [(&str, &str); 20] = [
+pub const EMBEDDED: [(&str, &str); 21] = [
     ("activation.cu", include_str!("../../../cuda/activation.cu")),
     ("attention.cu", include_str!("../../../cuda/attention.cu")),
     ("attention.cuh", include_str!("../../../cuda/attention.cuh")),
@@ -26,6 +26,7 @@ pub const EMBEDDED: [(&str, &str); 20] = [
     ("linear_naive.cu", include_str!("../../../cuda/linear_naive.cu")),
     ("logits.cu", include_str!("../../../cuda/logits.cu")),
     ("logits_naive.cu", include_str!("../../../cuda/logits_naive.cu")),
+    ("logprobs.cu", include_str!("../../../cuda/logprobs.cu")),
     ("rms_norm.cu", include_str!("../../../cuda/rms_norm.cu")),
     ("rope.cu", include_str!("../../../cuda/rope.cu")),
     ("sample.cu", include_str!("../../../cuda/sample.cu")),

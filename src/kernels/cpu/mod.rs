@@ -4,6 +4,7 @@ mod attention;
 mod elementwise;
 mod linear;
 mod logits;
+mod logprobs;
 mod noise;
 mod norm;
 mod reference;
@@ -35,6 +36,7 @@ impl Registry<Cpu> {
         first(&mut all.rope, rope::Simd);
         linear::register(&mut all.linear);
         first(&mut all.logits, logits::Sparse);
+        first(&mut all.logprobs, logprobs::Heap);
         first(&mut all.sample, sample::Greedy);
         first(&mut all.sample, sample::Gumbel);
         first(&mut all.sample, sample::Histogram);

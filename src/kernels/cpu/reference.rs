@@ -26,7 +26,7 @@ pub fn registry() -> Registry<Cpu> {
         activation: vec![Arc::new(Reference)],
         logits: vec![Arc::new(Reference)],
         sample: vec![Arc::new(Reference)],
-        deterministic: &[],
+        logprobs: vec![Arc::new(Reference)],
     }
 }
 
@@ -239,6 +239,22 @@ impl Oracle for Sample {
                 let probs = oracle::sampling::support(logits, top_k as usize, 1.0 - f64::from(tail));
                 oracle::sampling::draw_gumbel(logits, &probs, seed, position as u32) as i32
             };
+        }
+    }
+}
+
+impl Oracle for Logprobs {
+    fn compute(mut a: LogprobsArgs<'_, Cpu>) {
+        let &[rows, told] = a.ids.shape() else { unreachable!("checked") };
+        for r in 0..rows {
+            let token = a.tokens.slice::<i32>()[r];
+            let got = oracle::logprobs::logprobs(a.logits.row::<f32>(r), a.softcap, token, told - 1);
+            let of = |all: Vec<(usize, f64)>| all.into_iter().map(|(id, l)| (id as i32, l as f32));
+            let all = std::iter::once((got.rank as i32, got.logprob as f32)).chain(of(got.top));
+            for (i, (id, value)) in all.enumerate() {
+                a.ids.slice_mut::<i32>()[r * told + i] = id;
+                a.values.slice_mut::<f32>()[r * told + i] = value;
+            }
         }
     }
 }

@@ -19,6 +19,7 @@ pub fn table(target: Target) -> Table<Attention, Cuda> {
     let fast = |kind| Arc::new(Fast { kind, hopper: target.is_hopper() });
     vec![
         Arc::new(ByShape { hopper: target.is_hopper() }),
+        Arc::new(BatchInvariant),
         fast(Kind::SplitKv),
         fast(Kind::GqaPacked),
         fast(Kind::Flash),
@@ -61,6 +62,10 @@ impl Kernel<Attention, Cuda> for ByShape {
         Ok(())
     }
 
+    fn batch_invariant(&self) -> bool {
+        false
+    }
+
     fn scratch(&self, a: &AttentionArgs<'_, Cuda>) -> usize {
         self.choose(&Attention::spec(a)).map_or(0, |kernel| kernel.scratch(a))
     }
@@ -70,6 +75,32 @@ impl Kernel<Attention, Cuda> for ByShape {
             Some(kernel) => kernel.launch(dev, args, scratch),
             None => Naive.launch(dev, args, scratch),
         }
+    }
+}
+
+/// `flash` for prompts and decodes alike, and where the shape is not for it `naive`: both walk a query's keys in one
+/// order, from tiles at fixed positions, whoever else is in the launch.
+struct BatchInvariant;
+
+impl Kernel<Attention, Cuda> for BatchInvariant {
+    fn name(&self) -> &'static str {
+        "batch_invariant"
+    }
+
+    fn about(&self) -> &'static str {
+        "flash, or naive where that cannot, for prompts and decodes alike: the same bits in any batch and chunk"
+    }
+
+    fn supports(&self, spec: &AttentionSpec) -> std::result::Result<(), Unsupported> {
+        Naive.supports(spec)
+    }
+
+    fn launch(&self, dev: &Cuda, args: AttentionArgs<'_, Cuda>, scratch: &mut CudaBuffer) -> Result<()> {
+        let flash = Fast { kind: Kind::Flash, hopper: false };
+        if flash.supports(&Attention::spec(&args)).is_ok() && in_vectors(&args.q) {
+            return flash.launch(dev, args, scratch);
+        }
+        Naive.launch(dev, args, scratch)
     }
 }
 
@@ -160,6 +191,11 @@ impl Kernel<Attention, Cuda> for Fast {
             Kind::FlashHopper if dim != 128 => refuse(format!("heads of {dim}: only of 128")),
             _ => Ok(()),
         }
+    }
+
+    /// Only `flash` takes every query of a sequence and has been compared bit by bit.
+    fn batch_invariant(&self) -> bool {
+        self.kind == Kind::Flash
     }
 
     fn scratch(&self, a: &AttentionArgs<'_, Cuda>) -> usize {

@@ -10,6 +10,7 @@ mod embedding;
 mod kv_store;
 mod linear;
 mod logits;
+mod logprobs;
 mod norm;
 mod rope;
 mod sample;
@@ -39,14 +40,13 @@ impl Registry<Cuda> {
             attention: attention::table(target),
             activation: vec![Arc::new(activation::Vectorised), Arc::new(activation::Naive)],
             logits: vec![Arc::new(logits::Chunked), Arc::new(logits::Naive)],
+            logprobs: vec![Arc::new(logprobs::RadixSelect), Arc::new(logprobs::Naive)],
             sample: vec![
                 Arc::new(sample::Rejection),
                 Arc::new(sample::Gumbel),
                 Arc::new(sample::Greedy),
                 Arc::new(sample::Naive),
             ],
-            // The defaults choose by the number of rows; a prompt's and a decode's kernel sum in different orders.
-            deterministic: &[("linear", "naive"), ("attention", "naive")],
         }
     }
 }

@@ -11,11 +11,13 @@
 
 mod attention;
 mod logits;
+mod logprobs;
 mod rows;
 mod sample;
 
 pub use attention::AttentionCase;
 pub use logits::{LogitsCase, LogitsRow};
+pub use logprobs::LogprobsCase;
 pub use rows::{ActivationCase, EmbeddingCase, KvStoreCase, LinearCase, NormCase, RopeCase};
 pub use sample::{Kind, SampleCase, SampleRow};
 
@@ -90,6 +92,7 @@ pub fn each_op<D: Device>(registry: &Registry<D>, visitor: &mut impl Visit<D>) {
     visitor.visit(&registry.activation);
     visitor.visit(&registry.logits);
     visitor.visit(&registry.sample);
+    visitor.visit(&registry.logprobs);
 }
 
 /// A case on the host.

@@ -100,6 +100,10 @@ impl Kernel<Linear, Cuda> for WgmmaTma {
         sixteen_bits(spec)
     }
 
+    fn batch_invariant(&self) -> bool {
+        false
+    }
+
     fn launch(&self, dev: &Cuda, mut a: LinearArgs<'_, Cuda>, _: &mut CudaBuffer) -> Result<()> {
         want_vectors(&a)?;
         let (op, spec, rows) = (Linear::NAME, Linear::spec(&a), a.x.shape()[0]);

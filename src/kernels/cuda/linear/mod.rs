@@ -22,6 +22,7 @@ use crate::{
 pub fn table(target: Target) -> Table<Linear, Cuda> {
     vec![
         Arc::new(ByShape { hopper: hopper::WgmmaTma::on(target) }),
+        Arc::new(BatchInvariant),
         Arc::new(tensor_core::MmaPipelined),
         Arc::new(tensor_core::SplitK),
         Arc::new(tensor_core::Skinny),
@@ -77,6 +78,10 @@ impl Kernel<Linear, Cuda> for ByShape {
         Ok(())
     }
 
+    fn batch_invariant(&self) -> bool {
+        false
+    }
+
     fn scratch(&self, args: &LinearArgs<'_, Cuda>) -> usize {
         match self.choose(args) {
             Choice::SplitK => tensor_core::SplitK.scratch(args),
@@ -92,6 +97,30 @@ impl Kernel<Linear, Cuda> for ByShape {
             Choice::MmaPipelined => tensor_core::MmaPipelined.launch(dev, args, scratch),
             Choice::WgmmaTma => self.hopper.launch(dev, args, scratch),
         }
+    }
+}
+
+/// `mma_pipelined`, and where the layer is not for it `naive`: neither looks at the number of rows.
+struct BatchInvariant;
+
+impl Kernel<Linear, Cuda> for BatchInvariant {
+    fn name(&self) -> &'static str {
+        "batch_invariant"
+    }
+
+    fn about(&self) -> &'static str {
+        "mma_pipelined, or naive where that cannot: by the layer alone, so the same bits for a row in any batch"
+    }
+
+    fn supports(&self, _: &LinearSpec) -> std::result::Result<(), Unsupported> {
+        Ok(())
+    }
+
+    fn launch(&self, dev: &Cuda, args: LinearArgs<'_, Cuda>, scratch: &mut CudaBuffer) -> Result<()> {
+        if sixteen_bits(&Linear::spec(&args)).is_ok() && in_vectors(&args.x) && in_vectors(&args.weight) {
+            return tensor_core::MmaPipelined.launch(dev, args, scratch);
+        }
+        naive::launch(dev, args)
     }
 }
 

@@ -191,6 +191,10 @@ impl Kernel<Linear, Cuda> for SplitK {
         sixteen_bits(spec)
     }
 
+    fn batch_invariant(&self) -> bool {
+        false
+    }
+
     fn scratch(&self, a: &LinearArgs<'_, Cuda>) -> usize {
         match splits(a) {
             1 => 0,
@@ -236,6 +240,10 @@ impl Kernel<Linear, Cuda> for Skinny {
 
     fn supports(&self, spec: &LinearSpec) -> std::result::Result<(), Unsupported> {
         sixteen_bits(spec)
+    }
+
+    fn batch_invariant(&self) -> bool {
+        false
     }
 
     fn launch(&self, dev: &Cuda, mut a: LinearArgs<'_, Cuda>, _: &mut CudaBuffer) -> Result<()> {
