@@ -9,8 +9,13 @@ use std::{
     alloc::{Layout, alloc_zeroed, dealloc},
     collections::BTreeMap,
     fmt,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
+
+use crate::check::history::{Actor, History};
 
 /// Where device allocations begin.
 pub const DEVICE_BASE: u64 = 1 << 48;
@@ -202,6 +207,7 @@ pub(crate) struct View<'a> {
     pub host: *mut u8,
     pub kind: Kind,
     pub written: Option<&'a [AtomicU64]>,
+    pub history: Option<&'a Mutex<History>>,
 }
 
 // SAFETY: a view is only an address; whoever follows it does so with atomics (`exec::space`).
@@ -219,6 +225,8 @@ pub struct Memory {
     next: u64,
     count: u64,
     track_written: bool,
+    /// Who touched what, if races between streams are looked for.
+    history: Option<Mutex<History>>,
 }
 
 // SAFETY: the raw pointers are to heap memory that `Memory` owns, or to host ranges whose client promised, by
@@ -238,6 +246,49 @@ impl Memory {
             next: DEVICE_BASE,
             count: 0,
             track_written,
+            history: None,
+        }
+    }
+
+    /// From now on, remembers who touches what, to find races between streams.
+    pub(crate) fn with_history(mut self) -> Self {
+        self.history = Some(Mutex::default());
+        self
+    }
+
+    /// The work that remembers, if somebody does.
+    fn history(&mut self) -> Option<&mut History> {
+        self.history.as_mut().map(|history| history.get_mut().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Runs work that touches memory under its name.
+    pub(crate) fn act<T>(&mut self, actor: Option<Actor>, work: impl FnOnce(&mut Self) -> T) -> T {
+        if let (Some(history), Some(actor)) = (self.history(), actor) {
+            history.begin(actor);
+        }
+        let done = work(self);
+        if let Some(history) = self.history() {
+            history.end();
+        }
+        done
+    }
+
+    /// Notes that the running work reads or writes a range.
+    ///
+    /// # Errors
+    /// A sentence without its beginning, if that races with work before.
+    pub(crate) fn touch(&mut self, addr: u64, bytes: u64, writes: bool) -> Result<(), String> {
+        let Some(history) = self.history() else { return Ok(()) };
+        history.touch(addr, bytes, 0, writes, false).map_err(|(at, what)| {
+            let place = self.nearest(at).map(|place| format!("; the address is {place}")).unwrap_or_default();
+            format!("at {at:#x} {what}{place}")
+        })
+    }
+
+    /// All work so far happens before all to come.
+    pub(crate) fn all_is_past(&mut self) {
+        if let Some(history) = self.history() {
+            history.clear();
         }
     }
 
@@ -246,17 +297,44 @@ impl Memory {
     /// # Errors
     /// [`MemoryError::OutOfMemory`].
     pub fn alloc(&mut self, device: u32, bytes: u64) -> Result<u64, MemoryError> {
+        let (base, next) = (self.next, self.after(bytes)?);
+        self.alloc_at(device, base, bytes)?;
+        self.next = next;
+        Ok(base)
+    }
+
+    /// Takes device addresses for memory that [`Self::alloc_at`] brings to life.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfMemory`].
+    pub fn reserve(&mut self, bytes: u64) -> Result<u64, MemoryError> {
+        let (base, next) = (self.next, self.after(bytes)?);
+        self.next = next;
+        Ok(base)
+    }
+
+    /// Where the allocation after the next begins, if the next has so many bytes.
+    fn after(&self, bytes: u64) -> Result<u64, MemoryError> {
+        let none = MemoryError::OutOfMemory { want: bytes, free: DEVICE_END - self.next };
+        let end =
+            self.next.checked_add(bytes.max(1)).filter(|&end| end < DEVICE_END - 2 * GAP).ok_or(none)?;
+        Ok((end + GAP).next_multiple_of(ALIGN))
+    }
+
+    /// Allocates on a device at addresses that [`Self::reserve`] gave.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfMemory`].
+    pub fn alloc_at(&mut self, device: u32, base: u64, bytes: u64) -> Result<(), MemoryError> {
         let free = self.free_bytes(device);
         let taken = bytes.max(1).next_multiple_of(ALIGN);
-        let end = self.next.checked_add(taken).filter(|&end| end + GAP < DEVICE_END);
-        let (true, Some(end)) = (taken <= free, end) else {
+        if taken > free {
             return Err(MemoryError::OutOfMemory { want: bytes, free });
-        };
-        let base = self.next;
+        }
         self.insert(base, bytes, Kind::Device(device), 16)?;
-        self.next = (end + GAP).next_multiple_of(ALIGN);
+        self.freed.remove(&base);
         self.devices[device as usize].1 += taken;
-        Ok(base)
+        Ok(())
     }
 
     /// Allocates page-locked host memory: the address is the same for host and device.
@@ -316,6 +394,9 @@ impl Memory {
             return Err(MemoryError::NotAnAllocation { addr, near: self.nearest(addr) });
         };
         let a = Allocation { freed: true, ..region.allocation };
+        if let Some(history) = self.history() {
+            history.forget(a.base, a.size);
+        }
         if let Kind::Device(device) = a.kind {
             self.devices[device as usize].1 -= a.size.max(1).next_multiple_of(ALIGN);
             if self.freed.len() >= REMEMBERED {
@@ -446,7 +527,14 @@ impl Memory {
     pub(crate) fn views(&self) -> Vec<View<'_>> {
         let view = |r| {
             let Region { allocation: a, host, written, .. }: &Region = r;
-            View { base: a.base, size: a.size, host: *host, kind: a.kind, written: written.as_deref() }
+            View {
+                base: a.base,
+                size: a.size,
+                host: *host,
+                kind: a.kind,
+                written: written.as_deref(),
+                history: self.history.as_ref(),
+            }
         };
         self.live.values().map(view).collect()
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     exec::code::Code,
-    fault::LoadError,
+    fault::{LoadError, at},
     lower,
     memory::Memory,
     ptx::{self, Init, Space, Unit, Var},
@@ -165,6 +165,14 @@ impl Module {
     /// A kernel with its code.
     pub fn code(&self, name: &str) -> Option<(&KernelInfo, &Code)> {
         self.kernels.get(name).map(|(info, code)| (info, code))
+    }
+
+    /// Where an instruction of a kernel comes from: `file:line`, or its line of the PTX.
+    pub(crate) fn place(&self, kernel: &str, pc: u32) -> Option<String> {
+        let (_, code) = self.kernels.get(kernel)?;
+        let origin = code.origins.get(pc as usize)?;
+        let source = origin.loc.map(|loc| (self.file(loc.file).unwrap_or("?").to_string(), loc.line));
+        Some(at(&source, origin.ptx_line))
     }
 
     /// Address and bytes of a `.global` or `.const` variable.

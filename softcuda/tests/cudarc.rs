@@ -18,46 +18,8 @@ use cudarc::{
     nvrtc::Ptx,
 };
 
-/// `add(x, n, v)`: adds v to each of n; `wild(p)`: writes to the address p; `shared(out)`: reports what dynamic shared
-/// memory holds; `bound()`: at most 64 threads.
-const PTX: &str = r"
-.version 8.0
-.target sm_80
-.address_size 64
-.global .align 4 .u32 counter[4] = {1, 2, 3, 4};
-.extern .shared .align 16 .b8 dynamic[];
-.visible .entry add(.param .u64 x, .param .u32 n, .param .u32 v) {
-    .reg .pred %p; .reg .b32 %r<8>; .reg .b64 %rd<4>;
-    ld.param.u64 %rd1, [x]; ld.param.u32 %r1, [n]; ld.param.u32 %r2, [v];
-    mov.u32 %r3, %ctaid.x; mov.u32 %r4, %ntid.x; mov.u32 %r5, %tid.x;
-    mad.lo.u32 %r6, %r3, %r4, %r5;
-    setp.ge.u32 %p, %r6, %r1;
-    @%p bra done;
-    cvta.to.global.u64 %rd1, %rd1;
-    mul.wide.u32 %rd2, %r6, 4;
-    add.s64 %rd3, %rd1, %rd2;
-    ld.global.u32 %r7, [%rd3];
-    add.u32 %r7, %r7, %r2;
-    st.global.u32 [%rd3], %r7;
-done:
-    ret;
-}
-.visible .entry wild(.param .u64 p) {
-    .reg .b32 %r; .reg .b64 %rd;
-    ld.param.u64 %rd, [p]; mov.u32 %r, 1;
-    st.global.u32 [%rd], %r;
-    ret;
-}
-.visible .entry shared(.param .u64 out) {
-    .reg .b32 %r<4>; .reg .b64 %rd;
-    ld.param.u64 %rd, [out]; mov.u32 %r1, %dynamic_smem_size;
-    mov.u32 %r2, dynamic; add.u32 %r3, %r2, %r1; sub.u32 %r3, %r3, 4;
-    st.shared.u32 [%r3], %r1; ld.shared.u32 %r2, [%r3];
-    st.global.u32 [%rd], %r2;
-    ret;
-}
-.visible .entry bound() .maxntid 64, 1, 1 { ret; }
-";
+/// What its kernels do stands there.
+const PTX: &str = include_str!("common/client.ptx");
 
 /// A context of its own, so that a fault stays in one test.
 fn context() -> Arc<CudaContext> {

@@ -293,3 +293,264 @@ fn built_cloned_and_updated() {
         assert_eq!(sys::cuGraphExecDestroy(exec), CUresult::CUDA_ERROR_INVALID_VALUE);
     }
 }
+
+/// The handles of a graph's nodes, and their types.
+fn nodes(graph: sys::CUgraph) -> Vec<(sys::CUgraphNode, sys::CUgraphNodeType)> {
+    let mut count = 0;
+    // SAFETY: the graph lives, and the list has room for as many nodes as it has.
+    unsafe {
+        sys::cuGraphGetNodes(graph, std::ptr::null_mut(), &mut count).result().unwrap();
+        let mut nodes = vec![std::ptr::null_mut(); count];
+        sys::cuGraphGetNodes(graph, nodes.as_mut_ptr(), &mut count).result().unwrap();
+        let kind = |&node: &sys::CUgraphNode| {
+            let mut kind = sys::CUgraphNodeType::CU_GRAPH_NODE_TYPE_EMPTY;
+            sys::cuGraphNodeGetType(node, &mut kind).result().unwrap();
+            (node, kind)
+        };
+        nodes.iter().map(kind).collect()
+    }
+}
+
+const CHILD: sys::CUgraphNodeType = sys::CUgraphNodeType::CU_GRAPH_NODE_TYPE_GRAPH;
+
+#[test]
+fn a_graph_within_a_graph() {
+    let (_turn, ctx) = context();
+    let stream = ctx.new_stream().unwrap();
+    let (x, y, z) = (word(0), word(0), word(0));
+    // x = 7; y = x, captured as a graph of its own, and the same for another value.
+    let inner = |value| {
+        stream.begin_capture(THREAD_LOCAL).unwrap();
+        assert_eq!(set(&stream, x, value), CUresult::CUDA_SUCCESS);
+        copy(&stream, y, x);
+        stream.end_capture(Flags(0)).unwrap().unwrap()
+    };
+    let (seven, eight) = (inner(7), inner(8));
+    let outer = {
+        stream.begin_capture(THREAD_LOCAL).unwrap();
+        copy(&stream, z, y);
+        stream.end_capture(Flags(0)).unwrap().unwrap()
+    };
+    let (mut child, mut within, mut exec) =
+        (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: handles come from the calls before, and the streams' memory lives.
+    unsafe {
+        // The child comes before the copy that the outer graph has.
+        let graph = outer.cu_graph();
+        let first = nodes(graph)[0].0;
+        sys::cuGraphAddChildGraphNode(&mut child, graph, std::ptr::null(), 0, seven.cu_graph())
+            .result()
+            .unwrap();
+        sys::cuGraphAddDependencies_v2(graph, &child, &first, std::ptr::null(), 1).result().unwrap();
+        assert_eq!(nodes(graph)[1], (child, CHILD));
+        sys::cuGraphChildGraphNodeGetGraph(child, &mut within).result().unwrap();
+        assert_eq!(nodes(within).len(), 2);
+        assert_ne!(within, seven.cu_graph(), "the child is a copy");
+        assert_eq!(sys::cuGraphDestroy(within), CUresult::CUDA_ERROR_INVALID_VALUE);
+        let none = sys::cuGraphChildGraphNodeGetGraph(first, &mut within);
+        assert_eq!(none, CUresult::CUDA_ERROR_INVALID_VALUE);
+
+        sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0).result().unwrap();
+        let launch = |exec| {
+            result::graph::launch(exec, stream.cu_stream()).unwrap();
+            stream.synchronize().unwrap();
+            [x, y, z].map(read)
+        };
+        assert_eq!(launch(exec), [7, 7, 7]);
+        // Another graph of the same shape in its place, and one of another shape.
+        sys::cuGraphExecChildGraphNodeSetParams(exec, child, eight.cu_graph()).result().unwrap();
+        assert_eq!(launch(exec), [8, 8, 8]);
+        let unlike = sys::cuGraphExecChildGraphNodeSetParams(exec, child, graph);
+        assert_eq!(unlike, CUresult::CUDA_ERROR_INVALID_VALUE);
+        // A clone has a child of its own; when all else is gone it still runs.
+        let (mut clone, mut twin) = (std::ptr::null_mut(), std::ptr::null_mut());
+        sys::cuGraphClone(&mut clone, graph).result().unwrap();
+        let copied = nodes(clone).into_iter().find(|(_, kind)| *kind == CHILD).unwrap().0;
+        drop((outer, seven));
+        let mut lost = std::ptr::null_mut();
+        let gone = sys::cuGraphChildGraphNodeGetGraph(child, &mut lost);
+        assert_eq!(gone, CUresult::CUDA_ERROR_INVALID_VALUE);
+        sys::cuGraphChildGraphNodeGetGraph(copied, &mut within).result().unwrap();
+        sys::cuGraphInstantiateWithFlags(&mut twin, clone, 0).result().unwrap();
+        assert_eq!(launch(twin), [7, 7, 7]);
+        sys::cuGraphDestroy(clone).result().unwrap();
+        assert_eq!(sys::cuGraphDestroy(within), CUresult::CUDA_ERROR_INVALID_VALUE, "it went with the clone");
+    }
+}
+
+#[test]
+fn a_launch_within_a_capture_is_a_child() {
+    let (_turn, ctx) = context();
+    let (a, b) = (ctx.new_stream().unwrap(), ctx.new_stream().unwrap());
+    let f = ctx.load_module(Ptx::from_src(PTX)).unwrap().load_function("scale").unwrap();
+    let (x, y) = (word(3), word(0));
+    let one = LaunchConfig { grid_dim: (1, 1, 1), block_dim: (1, 1, 1), shared_mem_bytes: 0 };
+    a.begin_capture(THREAD_LOCAL).unwrap();
+    // SAFETY: `scale` works on the word x.
+    unsafe { a.launch_builder(&f).arg(&x).arg(&10u32).launch(one) }.unwrap();
+    let scale = a.end_capture(Flags(0)).unwrap().unwrap();
+    b.begin_capture(THREAD_LOCAL).unwrap();
+    for _ in 0..2 {
+        // SAFETY: both live.
+        unsafe { result::graph::launch(scale.cu_graph_exec(), b.cu_stream()) }.unwrap();
+    }
+    copy(&b, y, x);
+    let graph = b.end_capture(Flags(0)).unwrap().unwrap();
+    assert_eq!(nodes(graph.cu_graph()).iter().filter(|(_, kind)| *kind == CHILD).count(), 2);
+    drop(scale);
+    assert_eq!((read(x), read(y)), (3, 0), "capturing runs nothing");
+    graph.launch().unwrap();
+    b.synchronize().unwrap();
+    assert_eq!((read(x), read(y)), (300, 300));
+}
+
+#[test]
+fn launches_of_a_graph_follow_each_other_in_any_stream() {
+    let (_turn, ctx) = context();
+    let (a, b) = (ctx.new_stream().unwrap(), ctx.new_stream().unwrap());
+    let f = ctx.load_module(Ptx::from_src(PTX)).unwrap().load_function("scale").unwrap();
+    let x = word(1);
+    let one = LaunchConfig { grid_dim: (1, 1, 1), block_dim: (1, 1, 1), shared_mem_bytes: 0 };
+    a.begin_capture(THREAD_LOCAL).unwrap();
+    // SAFETY: `scale` works on the word x.
+    unsafe { a.launch_builder(&f).arg(&x).arg(&2u32).launch(one) }.unwrap();
+    let graph = a.end_capture(Flags(0)).unwrap().unwrap();
+    for stream in [&a, &b, &a, &b] {
+        // SAFETY: both live.
+        unsafe { result::graph::launch(graph.cu_graph_exec(), stream.cu_stream()) }.unwrap();
+    }
+    b.synchronize().unwrap();
+    assert_eq!(read(x), 16, "waiting for the last launch waits for all of them");
+}
+
+#[test]
+fn a_captured_allocation_lives_while_its_graph_runs() {
+    let (_turn, ctx) = context();
+    let stream = ctx.new_stream().unwrap();
+    let (x, y) = (word(6), word(0));
+    let raw = stream.cu_stream();
+    let free = || ctx.mem_get_info().unwrap().0;
+    let before = free();
+    stream.begin_capture(THREAD_LOCAL).unwrap();
+    // SAFETY: addresses are words that the calls before gave.
+    let t = unsafe {
+        let t = result::malloc_async(raw, 4).unwrap();
+        copy(&stream, t, x);
+        copy(&stream, y, t);
+        result::free_async(t, raw).unwrap();
+        // Only what a graph allocates can be freed by one.
+        assert_eq!(code(result::free_async(x, raw)), CUresult::CUDA_ERROR_INVALID_VALUE);
+        t
+    };
+    let graph = stream.end_capture(Flags(0)).unwrap().unwrap();
+    use sys::CUgraphNodeType::{CU_GRAPH_NODE_TYPE_MEM_ALLOC, CU_GRAPH_NODE_TYPE_MEM_FREE};
+    let kinds: Vec<_> = nodes(graph.cu_graph()).into_iter().map(|(_, kind)| kind).collect();
+    assert_eq!((kinds[0], kinds[3]), (CU_GRAPH_NODE_TYPE_MEM_ALLOC, CU_GRAPH_NODE_TYPE_MEM_FREE));
+    for value in [1, 2] {
+        assert_eq!(set(&stream, x, value), CUresult::CUDA_SUCCESS);
+        graph.launch().unwrap();
+        stream.synchronize().unwrap();
+        assert_eq!((read(y), free()), (value, before));
+    }
+    // It was freed within, and such a graph is neither cloned, nested, taken apart nor instantiated twice.
+    let mut other = std::ptr::null_mut();
+    let mut node = std::ptr::null_mut();
+    // SAFETY: the handles live; every call is refused.
+    unsafe {
+        assert_eq!(code(result::free_async(t, raw)), CUresult::CUDA_ERROR_INVALID_VALUE);
+        assert_eq!(code(result::free_sync(t)), CUresult::CUDA_ERROR_INVALID_VALUE);
+        let refused = CUresult::CUDA_ERROR_NOT_SUPPORTED;
+        assert_eq!(sys::cuGraphClone(&mut other, graph.cu_graph()), refused);
+        let none = std::ptr::null();
+        assert_eq!(
+            sys::cuGraphAddChildGraphNode(&mut node, graph.cu_graph(), none, 0, graph.cu_graph()),
+            refused
+        );
+        assert_eq!(sys::cuGraphDestroyNode(nodes(graph.cu_graph())[1].0), refused);
+        let mut exec = std::ptr::null_mut();
+        assert_eq!(sys::cuGraphInstantiateWithFlags(&mut exec, graph.cu_graph(), 0), refused);
+        let mut info = std::mem::zeroed();
+        let update = sys::cuGraphExecUpdate_v2(graph.cu_graph_exec(), graph.cu_graph(), &mut info);
+        assert_eq!(update, CUresult::CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE);
+    }
+}
+
+#[test]
+fn what_a_graph_leaves_allocated_must_be_freed_before_it_runs_again() {
+    let (_turn, ctx) = context();
+    let stream = ctx.new_stream().unwrap();
+    let raw = stream.cu_stream();
+    let x = word(4);
+    let capture = |flags| {
+        stream.begin_capture(THREAD_LOCAL).unwrap();
+        // SAFETY: a word.
+        let t = unsafe { result::malloc_async(raw, 4) }.unwrap();
+        copy(&stream, t, x);
+        (t, stream.end_capture(Flags(flags)).unwrap().unwrap())
+    };
+    let (t, graph) = capture(0);
+    graph.launch().unwrap();
+    assert_eq!(code(graph.launch()), CUresult::CUDA_ERROR_INVALID_VALUE);
+    stream.synchronize().unwrap();
+    assert_eq!(read(t), 4, "work after the graph sees its memory");
+    // SAFETY: allocated by the launch.
+    unsafe { result::free_async(t, raw) }.unwrap();
+    graph.launch().unwrap();
+    // SAFETY: as above.
+    unsafe { result::free_sync(t) }.unwrap();
+    graph.launch().unwrap();
+    // A graph with a free node gives it back as well.
+    let mut free = std::ptr::null_mut();
+    let mut node = std::ptr::null_mut();
+    let mut exec = std::ptr::null_mut();
+    let mut address = 0;
+    // SAFETY: handles come from the calls before.
+    unsafe {
+        sys::cuGraphCreate(&mut free, 0).result().unwrap();
+        let refused = sys::cuGraphAddMemFreeNode(&mut node, free, std::ptr::null(), 0, x);
+        assert_eq!(refused, CUresult::CUDA_ERROR_INVALID_VALUE);
+        sys::cuGraphAddMemFreeNode(&mut node, free, std::ptr::null(), 0, t).result().unwrap();
+        sys::cuGraphMemFreeNodeGetParams(node, &mut address).result().unwrap();
+        sys::cuGraphInstantiateWithFlags(&mut exec, free, 0).result().unwrap();
+        result::graph::launch(exec, raw).unwrap();
+    }
+    assert_eq!(address, t);
+    graph.launch().unwrap();
+    stream.synchronize().unwrap();
+    assert_eq!(read(t), 4);
+
+    // Or each launch frees what the one before left.
+    const AUTO_FREE: u32 = Flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH.0;
+    let (t, graph) = capture(AUTO_FREE);
+    for value in [1, 2, 3] {
+        assert_eq!(set(&stream, x, value), CUresult::CUDA_SUCCESS);
+        graph.launch().unwrap();
+        stream.synchronize().unwrap();
+        assert_eq!(read(t), value);
+    }
+}
+
+#[test]
+fn allocation_nodes_have_parameters() {
+    let (_turn, ctx) = context();
+    let stream = ctx.new_stream().unwrap();
+    let (mut graph, mut node, mut exec) = (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: zeros are valid in these structures; handles come from the calls before.
+    unsafe {
+        let mut params: sys::CUDA_MEM_ALLOC_NODE_PARAMS = std::mem::zeroed();
+        params.poolProps.allocType = sys::CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED;
+        params.poolProps.location.type_ = sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE;
+        params.bytesize = 4;
+        sys::cuGraphCreate(&mut graph, 0).result().unwrap();
+        sys::cuGraphAddMemAllocNode(&mut node, graph, std::ptr::null(), 0, &mut params).result().unwrap();
+        let before = ctx.mem_get_info().unwrap().0;
+        sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0).result().unwrap();
+        result::graph::launch(exec, stream.cu_stream()).unwrap();
+        assert_eq!(set(&stream, params.dptr, 11), CUresult::CUDA_SUCCESS);
+        stream.synchronize().unwrap();
+        assert_eq!((read(params.dptr), ctx.mem_get_info().unwrap().0), (11, before - 256));
+        params.bytesize = 0;
+        let nothing = sys::cuGraphAddMemAllocNode(&mut node, graph, std::ptr::null(), 0, &mut params);
+        assert_eq!(nothing, CUresult::CUDA_ERROR_INVALID_VALUE);
+    }
+}

@@ -1,8 +1,11 @@
 //! Shadow of the device memory that a launch touches.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
 
-use super::{Touch, UNWRITTEN};
+use super::{Touch, UNWRITTEN, history::History};
 use crate::{
     exec::{Checks, code::Window, observe::Finding},
     fault::FaultKind,
@@ -28,6 +31,8 @@ struct Cell {
 #[derive(Debug)]
 pub struct GlobalShadow<'a> {
     views: &'a [View<'a>],
+    /// What other launches did, if the driver follows it.
+    history: Option<&'a Mutex<History>>,
     pages: HashMap<u64, Box<[Cell]>>,
     /// The running block, from 1.
     block: u32,
@@ -64,7 +69,14 @@ impl Blocks {
 
 impl<'a> GlobalShadow<'a> {
     pub fn new(views: &'a [View<'a>]) -> Self {
-        Self { views, pages: HashMap::new(), block: 0, met: Blocks::default(), atomics: HashMap::new() }
+        Self {
+            views,
+            history: views.first().and_then(|view| view.history),
+            pages: HashMap::new(),
+            block: 0,
+            met: Blocks::default(),
+            atomics: HashMap::new(),
+        }
     }
 
     pub fn begin(&mut self, block: u64) {
@@ -101,6 +113,14 @@ impl<'a> GlobalShadow<'a> {
             }
             for at in addr..addr + bytes {
                 self.race(touch, at)?;
+            }
+            if let Some(history) = self.history {
+                let mut history = history.lock().unwrap_or_else(PoisonError::into_inner);
+                history.touch(addr, bytes, touch.pc, touch.writes, touch.strong).map_err(|(at, what)| {
+                    let mut finding = touch.finding(FaultKind::Race, Window::Global, &what, None);
+                    finding.addr = Some(at);
+                    finding
+                })?;
             }
         }
         Ok(())

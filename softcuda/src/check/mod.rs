@@ -6,13 +6,15 @@
 //! - `init`: one bit a byte says whether it was written; device memory carries its bits from launch to launch.
 //! - `race`: shared memory by vector clocks of the block's warps, advanced by barriers (FastTrack, PLDI 2009); lanes of
 //!   one warp are ordered by `bar.warp.sync`. Global memory by block: two blocks are ordered only where one has seen
-//!   an atomic of the other. Volatile, relaxed and atomic accesses do not race with each other.
+//!   an atomic of the other. Volatile, relaxed and atomic accesses do not race with each other. Between launches, and
+//!   with copies and fills, by the vector clocks of the driver's queue ([`history`]).
 //! - `sync`: `bar.sync` by a part of a warp; shared memory used while a `cp.async` into it is under way.
 //!
 //! Not found: races within a block through global memory; a missing fence before an atomic that publishes data; two
 //! lanes that store to one address in one instruction.
 
 mod global;
+pub(crate) mod history;
 mod shared;
 
 use std::collections::HashMap;

@@ -179,10 +179,12 @@ impl Driver {
             stream.capture = None;
         }
         if capture.invalid {
+            self.drop_children(&capture.graph);
             return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
         }
         let joined = capture.graph.ancestors(&capture.frontier(stream));
         if capture.streams.values().flatten().any(|node| !joined.contains(node)) {
+            self.drop_children(&capture.graph);
             return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNJOINED);
         }
         Ok(capture.graph)
@@ -232,9 +234,7 @@ extern "C" fn cuStreamEndCapture(stream: usize, graph: Out<usize>) -> CUresult {
         graph.put(0)?;
         let stream = driver.stream(context, stream)?;
         let captured = driver.end_capture(stream)?;
-        let handle = driver.handle();
-        driver.graphs.0.insert(handle, captured);
-        graph.put(handle)
+        graph.put(driver.insert_graph(captured))
     })
 }
 

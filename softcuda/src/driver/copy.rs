@@ -9,8 +9,10 @@ use super::{
     error::{CUresult, Result, not_built},
     ffi::In,
     in_context,
+    queue::Point,
     work::{Copy, End, Fill, Work},
 };
+use crate::memory::{DEVICE_BASE, DEVICE_END};
 
 /// `CUDA_MEMCPY2D`, with integers for its enumerations.
 #[repr(C)]
@@ -101,8 +103,8 @@ impl Locked {
     /// The kind of memory at an address that may be of host or device.
     fn end(&self, address: u64) -> End {
         match self.memory.find(address) {
-            Some(_) => End::Known(address),
-            None => End::Pageable(address as usize),
+            None if !(DEVICE_BASE..DEVICE_END).contains(&address) => End::Pageable(address as usize),
+            _ => End::Known(address),
         }
     }
 
@@ -152,6 +154,7 @@ impl Locked {
             _ if bytes == 0 => Ok(()),
             End::Known(address) => match self.memory.find(*address) {
                 Some(a) if address - a.base + bytes <= a.size => Ok(()),
+                _ if self.is_graph_memory(*address, bytes) => Ok(()),
                 _ => {
                     let place =
                         self.memory.nearest(*address).map(|p| format!("; it is {p}")).unwrap_or_default();
@@ -164,6 +167,12 @@ impl Locked {
             End::Pageable(0) => Err(CUresult::CUDA_ERROR_INVALID_VALUE),
             _ => Ok(()),
         }
+    }
+
+    /// Whether a range lies in memory that a graph allocates when it runs.
+    fn is_graph_memory(&self, address: u64, bytes: u64) -> bool {
+        let before = self.graph_memory.range(..=address).next_back();
+        before.is_some_and(|(base, memory)| address - base + bytes <= memory.bytes)
     }
 
     /// Enqueues a copy; `blocking` calls return when the host's side of it is done.
@@ -180,7 +189,7 @@ impl Locked {
             return self.submit(stream, Work::Copy(copy));
         }
         let on_host = |end: &End| match end {
-            End::Known(address) => *address < crate::memory::DEVICE_BASE,
+            End::Known(address) => *address < DEVICE_BASE,
             _ => true,
         };
         let waits =
@@ -283,19 +292,32 @@ extern "C" fn cuMemcpyAsync(dst: u64, src: u64, bytes: usize, stream: usize) -> 
     })
 }
 
-fn peer(dst: u64, dst_ctx: usize, src: u64, src_ctx: usize, bytes: usize, stream: usize) -> CUresult {
+/// Checks the contexts of a copy between devices. It needs no peer access.
+fn peer([dst_ctx, src_ctx]: [usize; 2], copy: impl FnOnce(&mut Locked, usize) -> Result<()>) -> CUresult {
     in_context(|d, c| {
-        d.contexts
-            .get(dst_ctx)
-            .and(d.contexts.get(src_ctx))
-            .map_err(|_| CUresult::CUDA_ERROR_INVALID_CONTEXT)?;
-        d.linear(c, stream, [End::Known(dst), End::Known(src)], bytes, false)
+        let known = d.contexts.get(dst_ctx).and(d.contexts.get(src_ctx));
+        known.map_err(|_| CUresult::CUDA_ERROR_INVALID_CONTEXT)?;
+        copy(d, c)
     })
 }
 
+/// After all work of the three contexts, and before all that follows there.
 #[unsafe(no_mangle)]
 extern "C" fn cuMemcpyPeer(dst: u64, dst_ctx: usize, src: u64, src_ctx: usize, bytes: usize) -> CUresult {
-    peer(dst, dst_ctx, src, src_ctx, bytes, 0)
+    peer([dst_ctx, src_ctx], |d, c| {
+        let contexts = [c, dst_ctx, src_ctx];
+        let before: Vec<Point> = contexts.iter().flat_map(|&context| d.ends(context)).collect();
+        for end in [(src, bytes), (dst, bytes)] {
+            d.check_range(&End::Known(end.0), end.1 as u64)?;
+        }
+        let copy = Work::Copy(Copy::linear(End::Known(dst), End::Known(src), bytes));
+        let legacy = d.contexts.get(c)?.legacy;
+        let point = d.enqueue(legacy, &before, copy)?;
+        for stream in d.streams.0.values_mut().filter(|s| contexts.contains(&s.context)) {
+            stream.last = Some(point.clone());
+        }
+        Ok(())
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -307,7 +329,7 @@ extern "C" fn cuMemcpyPeerAsync(
     bytes: usize,
     stream: usize,
 ) -> CUresult {
-    peer(dst, dst_ctx, src, src_ctx, bytes, stream)
+    peer([dst_ctx, src_ctx], |d, c| d.linear(c, stream, [End::Known(dst), End::Known(src)], bytes, false))
 }
 
 fn described(copy: Result<Copy3D>, stream: usize, blocking: bool) -> CUresult {

@@ -7,6 +7,7 @@ use super::{
     error::{self, CUresult, Result, not_built},
     ffi::{In, Out},
     in_context,
+    work::Work,
 };
 use crate::memory::{Allocation, Kind};
 
@@ -28,7 +29,8 @@ impl Driver {
         Ok(self.own(context, address, 0))
     }
 
-    fn own(&mut self, context: usize, address: u64, flags: u32) -> u64 {
+    /// Notes who allocated, so that the end of the context frees it.
+    pub fn own(&mut self, context: usize, address: u64, flags: u32) -> u64 {
         let number = self.memory.find(address).map_or(0, |a| a.number);
         self.allocations.insert(address, Owner { context, number, flags });
         address
@@ -103,11 +105,13 @@ extern "C" fn cuMemFree_v2(address: u64) -> CUresult {
             return Ok(());
         }
         let whole = |a: &Allocation| a.base == address && matches!(a.kind, Kind::Device(_));
-        if !driver.memory.find(address).is_some_and(|a| whole(&a)) {
+        let of_graph = driver.graph_memory.get(&address).is_some_and(|m| m.allocated);
+        if !of_graph && !driver.memory.find(address).is_some_and(|a| whole(&a)) {
             return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
         }
         // As on a device, work that may still use the memory ends first.
         driver.finish(context)?;
+        driver.follow_graph_memory(&Work::Free(address));
         driver.memory.free(address).map_err(error::of_memory)
     })
 }

@@ -17,6 +17,8 @@ mod error;
 mod event;
 mod ffi;
 mod graph;
+mod graph_exec;
+mod graph_node;
 mod launch;
 mod memory;
 mod module;
@@ -31,7 +33,7 @@ use std::{
     collections::BTreeMap,
     ops::{Deref, DerefMut},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Instant,
 };
 
@@ -42,16 +44,19 @@ use self::{
     device::Device,
     error::{CUresult, Result},
     event::Event,
-    graph::{Exec, Graph},
+    graph::Graph,
+    graph_exec::Exec,
     module::{Function, LoadedModule},
-    pool::Pool,
-    queue::{Point, Queue},
+    pool::{GraphMemory, Pool},
+    queue::{Origin, Point, Queue, Started},
     stream::Stream,
     work::{Launch, Work},
 };
 use crate::{
+    check::history::{Actor, Clock},
     exec::{self, Options},
     memory::Memory,
+    module::Module,
 };
 
 /// Objects of one kind by the handle that the client holds.
@@ -94,6 +99,7 @@ struct Driver {
     functions: Table<Function>,
     pools: Table<Pool>,
     allocations: BTreeMap<u64, memory::Owner>,
+    graph_memory: BTreeMap<u64, GraphMemory>,
     captures: Table<Capture>,
     graphs: Table<Graph>,
     execs: Table<Exec>,
@@ -189,6 +195,7 @@ extern "C" fn cuDriverGetVersion(version: ffi::Out<i32>) -> CUresult {
 impl Driver {
     fn new(config: Config) -> Self {
         let memory = Memory::new(&vec![config.memory; config.devices as usize], config.checks.init);
+        let memory = if config.checks.race { memory.with_history() } else { memory };
         let mut driver = Self {
             memory,
             devices: Vec::new(),
@@ -199,6 +206,7 @@ impl Driver {
             functions: Table::default(),
             pools: Table::default(),
             allocations: BTreeMap::new(),
+            graph_memory: BTreeMap::new(),
             captures: Table::default(),
             graphs: Table::default(),
             execs: Table::default(),
@@ -230,7 +238,7 @@ impl Driver {
         let mut after = self.before_next(stream)?;
         after.extend_from_slice(more);
         let context = self.streams.get(stream)?.context;
-        let point = self.queue.push(context, stream, &after, work);
+        let point = self.queue.push(Origin { context, stream, lane: stream }, &after, work);
         self.streams.get_mut(stream)?.last = Some(point.clone());
         Ok(point)
     }
@@ -244,14 +252,26 @@ impl Driver {
     }
 
     /// Runs one item. A fault stays with its context and drops what waits there.
-    fn run_work(&mut self, item: u64, context: usize, work: &Work) {
-        let done = match work {
-            Work::Kernel(launch) => self.run_kernel(context, launch),
+    fn run_work(&mut self, item: u64, Started { origin, work, clock }: Started) {
+        let context = origin.context;
+        let done = match &work {
+            Work::Kernel(launch) => {
+                let actor = self.actor(origin, clock, launch.name.clone(), Some(&launch.module));
+                self.run_kernel(context, launch, actor)
+            }
             Work::Record(event) => {
                 self.event_reached(*event, item, Instant::now());
                 Ok(())
             }
-            other => other.run_on(&mut self.memory),
+            Work::Marker | Work::Host(_) | Work::Wait(_) | Work::Graph(_) => Ok(()),
+            Work::Copy(_) | Work::Fill(_) | Work::Alloc(_) | Work::Free(_) => {
+                let actor = self.actor(origin, clock, work.name().to_string(), None);
+                let done = self.memory.act(actor, |memory| work.run_on(memory));
+                if let Work::Alloc(new) = work {
+                    self.own(context, new.address, 0);
+                }
+                done
+            }
         };
         self.queue.finish(item);
         if let Err(code) = done {
@@ -262,7 +282,26 @@ impl Driver {
         }
     }
 
-    fn run_kernel(&mut self, context: usize, launch: &Launch) -> Result<()> {
+    /// Who touches memory while this work runs, if races are looked for.
+    fn actor(
+        &self,
+        origin: Origin,
+        clock: Arc<Clock>,
+        name: String,
+        module: Option<&Arc<Module>>,
+    ) -> Option<Actor> {
+        let Origin { stream, lane, .. } = origin;
+        let legacy = self.streams.get(stream).is_ok_and(|s| s.kind == stream::Kind::Legacy);
+        let stream = match legacy {
+            true => "the default stream".to_string(),
+            false if lane == stream => format!("stream {stream:#x}"),
+            false => format!("another branch of a graph in stream {stream:#x}"),
+        };
+        let module = module.map(Arc::downgrade);
+        self.config.checks.race.then_some(Actor { name, stream, lane, clock, module })
+    }
+
+    fn run_kernel(&mut self, context: usize, launch: &Launch, actor: Option<Actor>) -> Result<()> {
         let options = Options {
             checks: self.config.checks,
             profile: self.config.counting(),
@@ -271,7 +310,8 @@ impl Driver {
             ..Options::default()
         };
         let Launch { module, name, config, params, .. } = launch;
-        match exec::launch(&mut self.memory, module, name, *config, params, &options) {
+        let run = |memory: &mut Memory| exec::launch(memory, module, name, *config, params, &options);
+        match self.memory.act(actor, run) {
             Ok(report) => {
                 profile::record(name, config, report);
                 Ok(())
@@ -296,6 +336,9 @@ impl Locked {
     fn wait(&mut self, context: usize, points: &[Point]) -> Result<()> {
         self.run(points);
         points.iter().for_each(|point| self.queue.host_waited(point));
+        if self.config.checks.race && self.queue.is_settled() {
+            self.memory.all_is_past();
+        }
         self.check(context)
     }
 
@@ -305,8 +348,8 @@ impl Locked {
             self.0 = Some(HOST_FUNCTION_ENDED.wait(guard).unwrap_or_else(PoisonError::into_inner));
         }
         // Another thread may have run it, or a fault dropped it.
-        let Some((context, work)) = self.queue.start(item) else { return };
-        if let Work::Host(function) = &work {
+        let Some(started) = self.queue.start(item) else { return };
+        if let Work::Host(function) = &started.work {
             self.host_function_runs = true;
             self.0 = None;
             IN_HOST_FUNCTION.set(true);
@@ -318,6 +361,6 @@ impl Locked {
             self.host_function_runs = false;
             HOST_FUNCTION_ENDED.notify_all();
         }
-        self.run_work(item, context, &work);
+        self.run_work(item, started);
     }
 }

@@ -6,10 +6,10 @@ use std::ffi::c_void;
 
 use super::{
     Driver, call,
-    error::{CUresult, Result, not_built},
+    error::{self, CUresult, Result, not_built},
     ffi::{In, Out},
     in_context,
-    work::Work,
+    work::{Alloc, Work},
 };
 
 /// A pool.
@@ -31,13 +31,27 @@ impl Pool {
 /// `CUmemPoolProps`, with integers for its enumerations.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct PoolProps {
+pub struct PoolProps {
     alloc_type: u32,
     handle_types: u32,
     location_type: u32,
     location: i32,
     security: usize,
     reserved: [u8; 64],
+}
+
+impl PoolProps {
+    /// The device, of pinned memory that is not shared with other processes.
+    pub fn check(&self, driver: &mut Driver) -> Result<u32> {
+        if self.alloc_type != 1 || self.location_type != 1 {
+            return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
+        }
+        if self.handle_types != 0 {
+            return Err(not_built("a memory pool that other processes share"));
+        }
+        driver.device(self.location)?;
+        Ok(self.location as u32)
+    }
 }
 
 /// `CUmemAccessDesc`, with integers for its enumerations.
@@ -52,17 +66,9 @@ struct AccessDesc {
 #[unsafe(no_mangle)]
 extern "C" fn cuMemPoolCreate(pool: Out<usize>, props: In<PoolProps>) -> CUresult {
     call(|driver| {
-        let props = props.get()?;
-        // Pinned memory of a device, not shared with other processes.
-        if props.alloc_type != 1 || props.location_type != 1 {
-            return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
-        }
-        if props.handle_types != 0 {
-            return Err(not_built("a memory pool that other processes share"));
-        }
-        driver.device(props.location)?;
+        let device = props.get()?.check(driver)?;
         let handle = driver.handle();
-        driver.pools.0.insert(handle, Pool::new(props.location as u32));
+        driver.pools.0.insert(handle, Pool::new(device));
         pool.put(handle)
     })
 }
@@ -144,18 +150,52 @@ extern "C" fn cuMemPoolGetAccess(flags: Out<u32>, pool: usize, _location: In<u64
     })
 }
 
+/// Memory that a graph allocates. Its address is fixed when the node is made.
+#[derive(Debug)]
+pub struct GraphMemory {
+    /// Bytes.
+    pub bytes: u64,
+    /// Whether the launches and frees that were enqueued so far leave it allocated.
+    pub allocated: bool,
+}
+
 impl Driver {
-    /// Allocates from a pool, in the order of a stream.
+    /// Allocates from a pool, in the order of a stream; in a capture, each time that the graph runs.
     fn alloc_async(&mut self, context: usize, bytes: usize, pool: usize, stream: usize) -> Result<u64> {
         let stream = self.stream(context, stream)?;
-        if self.streams.get(stream)?.capture.is_some() {
-            return Err(not_built("cuMemAllocAsync during stream capture"));
-        }
         let device = self.pools.get(pool)?.device;
-        let address = self.alloc_device(context, device, bytes)?;
-        // A marker, so that the allocation has its place in the stream.
-        self.submit(stream, Work::Marker)?;
-        Ok(address)
+        let new = match self.streams.get(stream)?.capture {
+            Some(_) => self.reserve_for_graph(device, bytes)?,
+            None => {
+                let address = self.alloc_device(context, device, bytes)?;
+                Alloc { device, address, bytes: bytes as u64 }
+            }
+        };
+        self.submit(stream, Work::Alloc(new))?;
+        Ok(new.address)
+    }
+
+    /// An allocation for a node of a graph.
+    pub fn reserve_for_graph(&mut self, device: u32, bytes: usize) -> Result<Alloc> {
+        if bytes == 0 {
+            return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
+        }
+        let bytes = bytes as u64;
+        let address = self.memory.reserve(bytes).map_err(error::of_memory)?;
+        self.graph_memory.insert(address, GraphMemory { bytes, allocated: false });
+        Ok(Alloc { device, address, bytes })
+    }
+
+    /// Takes note of what enqueued work does to the memory of graphs.
+    pub fn follow_graph_memory(&mut self, work: &Work) {
+        let (address, allocated) = match *work {
+            Work::Alloc(new) => (new.address, true),
+            Work::Free(address) => (address, false),
+            _ => return,
+        };
+        if let Some(memory) = self.graph_memory.get_mut(&address) {
+            memory.allocated = allocated;
+        }
     }
 }
 
@@ -191,12 +231,19 @@ extern "C" fn cuMemFreeAsync(address: u64, stream: usize) -> CUresult {
         if address == 0 {
             return Ok(());
         }
-        if driver.streams.get(stream)?.capture.is_some() {
-            return Err(not_built("cuMemFreeAsync during stream capture"));
-        }
-        if driver.memory.find(address).is_none_or(|a| a.base != address) {
+        let capturing = driver.streams.get(stream)?.capture.is_some();
+        let known = match driver.graph_memory.get(&address) {
+            // A capture makes a node, which may run more than once.
+            Some(memory) => capturing || memory.allocated,
+            None => !capturing && driver.memory.find(address).is_some_and(|a| a.base == address),
+        };
+        if !known {
             return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
         }
-        driver.submit(stream, Work::Free(address))
+        let work = Work::Free(address);
+        if !capturing {
+            driver.follow_graph_memory(&work);
+        }
+        driver.submit(stream, work)
     })
 }

@@ -4,9 +4,9 @@
 //! events it waits for, and what the legacy default stream adds. Whoever waits for an item runs what that item needs
 //! and nothing else, so work that is not ordered before a read has not happened when the read does.
 //!
-//! Each item also carries a vector clock, the count of items per stream that happen before it. Two items race if
-//! neither clock covers the other. The client's synchronisation orders too: what the host has waited for is before
-//! all that it enqueues later.
+//! Each item also carries a vector clock, the count of items of each stream that happen before it; from it
+//! [`crate::check::history`] finds races. The client's synchronisation orders too: what the host has waited for is
+//! before all that it enqueues later.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,26 +14,7 @@ use std::{
 };
 
 use super::work::Work;
-
-/// How many items of each stream happen before, by stream handle.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Clock(BTreeMap<usize, u64>);
-
-impl Clock {
-    /// Takes in what another clock covers.
-    pub fn join(&mut self, other: &Self) {
-        for (&stream, &count) in &other.0 {
-            let own = self.0.entry(stream).or_default();
-            *own = (*own).max(count);
-        }
-    }
-
-    #[allow(dead_code, reason = "for races between streams")]
-    /// Whether all that `earlier` covers happens before this.
-    pub fn covers(&self, earlier: &Self) -> bool {
-        earlier.0.iter().all(|(stream, &count)| self.0.get(stream).is_some_and(|&own| own >= count))
-    }
-}
+use crate::check::history::Clock;
 
 /// A place in the order: an item, also after it has run.
 #[derive(Debug, Clone)]
@@ -44,19 +25,35 @@ pub struct Point {
     pub clock: Arc<Clock>,
 }
 
-/// An item that has not run.
-#[allow(dead_code, reason = "for races between streams")]
-#[derive(Debug)]
-pub struct Item {
+/// Where an item was enqueued.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin {
     /// The context it runs in.
     pub context: usize,
-    /// The stream it was enqueued to.
+    /// The stream.
     pub stream: usize,
+    /// Whose items come one after the other: the stream, or a branch of a graph that was launched to it.
+    pub lane: usize,
+}
+
+/// An item that has not run.
+#[derive(Debug)]
+struct Item {
+    origin: Origin,
+    work: Work,
+    clock: Arc<Clock>,
+    after: Vec<u64>,
+}
+
+/// An item that runs.
+#[derive(Debug)]
+pub struct Started {
+    /// Where it was enqueued.
+    pub origin: Origin,
     /// What it does.
     pub work: Work,
-    /// Its place in the order.
+    /// What happens before its end.
     pub clock: Arc<Clock>,
-    after: Vec<u64>,
 }
 
 /// The items of all streams of the process.
@@ -64,23 +61,25 @@ pub struct Item {
 pub struct Queue {
     items: BTreeMap<u64, Item>,
     next: u64,
-    ticks: BTreeMap<usize, u64>,
+    /// All that was enqueued.
+    ticks: Clock,
+    /// All that the host has waited for.
     host: Clock,
 }
 
 impl Queue {
-    /// Adds an item that comes after `after`.
-    pub fn push(&mut self, context: usize, stream: usize, after: &[Point], work: Work) -> Point {
+    /// Adds an item that comes after `after`, among which is the last of its lane.
+    pub fn push(&mut self, origin: Origin, after: &[Point], work: Work) -> Point {
         let mut clock = self.host.clone();
         after.iter().for_each(|point| clock.join(&point.clock));
-        let tick = self.ticks.entry(stream).or_default();
-        *tick += 1;
-        clock.0.insert(stream, *tick);
+        let tick = self.ticks.get(origin.lane) + 1;
+        self.ticks.set(origin.lane, tick);
+        clock.set(origin.lane, tick);
         let point = Point { item: self.next, clock: Arc::new(clock) };
         self.next += 1;
         let after =
             after.iter().map(|point| point.item).filter(|item| self.items.contains_key(item)).collect();
-        self.items.insert(point.item, Item { context, stream, work, clock: point.clock.clone(), after });
+        self.items.insert(point.item, Item { origin, work, clock: point.clock.clone(), after });
         point
     }
 
@@ -105,9 +104,10 @@ impl Queue {
     }
 
     /// Takes out an item's work; the item stays pending until [`Queue::finish`].
-    pub fn start(&mut self, item: u64) -> Option<(usize, Work)> {
+    pub fn start(&mut self, item: u64) -> Option<Started> {
         let item = self.items.get_mut(&item)?;
-        Some((item.context, std::mem::replace(&mut item.work, Work::Marker)))
+        let work = std::mem::replace(&mut item.work, Work::Marker);
+        Some(Started { origin: item.origin, work, clock: item.clock.clone() })
     }
 
     /// The item has run.
@@ -117,12 +117,17 @@ impl Queue {
 
     /// Drops what waits in a context.
     pub fn discard(&mut self, context: usize) {
-        self.items.retain(|_, item| item.context != context);
+        self.items.retain(|_, item| item.origin.context != context);
     }
 
     /// The host has waited for `point`.
     pub fn host_waited(&mut self, point: &Point) {
         self.host.join(&point.clock);
+    }
+
+    /// Whether the host has waited for all that was ever enqueued.
+    pub fn is_settled(&self) -> bool {
+        self.host == self.ticks
     }
 }
 
@@ -130,27 +135,37 @@ impl Queue {
 mod tests {
     use super::*;
 
+    fn push(queue: &mut Queue, lane: usize, after: &[&Point]) -> Point {
+        let after: Vec<Point> = after.iter().map(|&point| point.clone()).collect();
+        queue.push(Origin { context: 0, stream: lane, lane }, &after, Work::Marker)
+    }
+
     #[test]
     fn only_what_is_ordered_before_is_needed() {
         let mut queue = Queue::default();
-        let a = queue.push(0, 1, &[], Work::Marker);
-        let b = queue.push(0, 2, &[], Work::Marker);
-        let c = queue.push(0, 1, std::slice::from_ref(&a), Work::Marker);
-        let d = queue.push(0, 2, &[b.clone(), c.clone()], Work::Marker);
+        let a = push(&mut queue, 1, &[]);
+        let b = push(&mut queue, 2, &[]);
+        let c = push(&mut queue, 1, &[&a]);
+        let d = push(&mut queue, 2, &[&b, &c]);
         assert_eq!(queue.needed(std::slice::from_ref(&c)), [0, 2]);
         assert_eq!(queue.needed(std::slice::from_ref(&d)), [0, 1, 2, 3]);
         queue.finish(0);
         assert_eq!(queue.needed(std::slice::from_ref(&d)), [1, 2, 3]);
-        assert!(d.clock.covers(&a.clock) && d.clock.covers(&b.clock));
-        assert!(!b.clock.covers(&c.clock) && !c.clock.covers(&b.clock));
+        let seen = |point: &Point| [1, 2].map(|lane| point.clock.get(lane));
+        assert_eq!([&a, &b, &c, &d].map(seen), [[1, 0], [0, 1], [2, 0], [2, 2]]);
     }
 
     #[test]
     fn what_the_host_waited_for_is_before_all_later_work() {
         let mut queue = Queue::default();
-        let a = queue.push(0, 1, &[], Work::Marker);
-        assert!(!queue.push(0, 2, &[], Work::Marker).clock.covers(&a.clock));
+        let a = push(&mut queue, 1, &[]);
+        let b = push(&mut queue, 2, &[]);
+        assert_eq!(b.clock.get(1), 0);
         queue.host_waited(&a);
-        assert!(queue.push(0, 3, &[], Work::Marker).clock.covers(&a.clock));
+        assert!(!queue.is_settled());
+        queue.host_waited(&b);
+        assert!(queue.is_settled());
+        assert_eq!(push(&mut queue, 3, &[]).clock.get(1), 1);
+        assert!(!queue.is_settled());
     }
 }

@@ -22,12 +22,16 @@ pub enum Work {
     Fill(Fill),
     /// A function of the client.
     Host(HostFunction),
-    /// The end of a stream-ordered allocation.
+    /// The beginning of a stream-ordered allocation.
+    Alloc(Alloc),
+    /// Its end.
     Free(u64),
     /// The time at which this event is reached.
     Record(usize),
     /// A wait for an event, in a graph: it is resolved when the graph is launched.
     Wait(usize),
+    /// A graph within a graph, by its handle.
+    Graph(usize),
 }
 
 /// A kernel with its arguments.
@@ -178,25 +182,77 @@ impl HostFunction {
     }
 }
 
+/// A stream-ordered allocation. One of a stream lives from the call on, so that other calls know its address; one of a
+/// graph comes to life when it runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Alloc {
+    /// The device's number.
+    pub device: u32,
+    /// Where it begins.
+    pub address: u64,
+    /// Its size.
+    pub bytes: u64,
+}
+
 impl Work {
+    /// What reports call it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Copy(_) => "a copy",
+            Self::Fill(_) => "a memset",
+            Self::Alloc(_) => "an allocation (cuMemAllocAsync)",
+            Self::Free(_) => "a free (cuMemFreeAsync)",
+            _ => "work without memory",
+        }
+    }
+
+    /// The ranges that it reads or writes: address, bytes, and whether it writes. To begin or end memory is to write it.
+    fn touches(&self, memory: &Memory) -> Vec<(u64, u64, bool)> {
+        match self {
+            Self::Copy(copy) => {
+                let side = |end: &End, at: u64, writes: bool| match end {
+                    End::Known(base) => Some((base + at, copy.extent[0], writes)),
+                    _ => None,
+                };
+                let row = |(from, to)| [side(&copy.src, from, false), side(&copy.dst, to, true)];
+                copy.rows().flat_map(row).flatten().collect()
+            }
+            Self::Fill(fill) => {
+                let row = |row| (fill.dst + row * fill.pitch, fill.width * u64::from(fill.element), true);
+                (0..fill.height).map(row).collect()
+            }
+            Self::Alloc(new) => vec![(new.address, new.bytes, true)],
+            Self::Free(address) => {
+                memory.find(*address).map(|a| (a.base, a.size, true)).into_iter().collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// Runs work that only touches memory.
     ///
     /// # Errors
-    /// `CUDA_ERROR_ILLEGAL_ADDRESS` if its memory was freed in the meantime, with a line on stderr.
+    /// `CUDA_ERROR_ILLEGAL_ADDRESS` if its memory was freed in the meantime, `CUDA_ERROR_LAUNCH_FAILED` if it races with
+    /// work before (where that is checked), with a line on stderr.
     pub fn run_on(&self, memory: &mut Memory) -> Result<()> {
+        for (address, bytes, writes) in self.touches(memory) {
+            memory.touch(address, bytes, writes).map_err(|what| {
+                let verb = if writes { "write" } else { "read" };
+                eprintln!("softcuda: {}: its {verb} {what}", self.name());
+                CUresult::CUDA_ERROR_LAUNCH_FAILED
+            })?;
+        }
         let done = match self {
             Self::Copy(copy) => copy.run(memory),
             Self::Fill(fill) => fill.run(memory),
-            Self::Free(addr) => memory.free(*addr),
+            Self::Alloc(new) if memory.find(new.address).is_none() => {
+                memory.alloc_at(new.device, new.address, new.bytes)
+            }
+            Self::Free(address) => memory.free(*address),
             _ => Ok(()),
         };
         done.map_err(|e| {
-            let what = match self {
-                Self::Copy(_) => "copy",
-                Self::Fill(_) => "memset",
-                _ => "free",
-            };
-            eprintln!("softcuda: {what}: {e}");
+            eprintln!("softcuda: {}: {e}", self.name());
             match error::of_memory(e) {
                 CUresult::CUDA_ERROR_OUT_OF_MEMORY => CUresult::CUDA_ERROR_OUT_OF_MEMORY,
                 _ => CUresult::CUDA_ERROR_ILLEGAL_ADDRESS,

@@ -558,8 +558,19 @@ impl<'a> Parser<'a> {
                     }
                     _ => Operand::Address(None, self.int("an address")? as i64),
                 };
-                self.want(']')?;
-                Ok(operand)
+                if !self.eat(',')? {
+                    self.want(']')?;
+                    return Ok(operand);
+                }
+                // Coordinates in a texture, surface or tensor, whose instructions are refused by name.
+                let mut parts = vec![operand];
+                if self.eat('{')? {
+                    parts.extend(self.scalars('}')?);
+                    self.want(']')?;
+                } else {
+                    parts.extend(self.scalars(']')?);
+                }
+                Ok(Operand::List(parts))
             }
             _ => self.scalar(),
         }

@@ -2,14 +2,17 @@
 //!
 //! A case is one source. With `BROKEN` it must be stopped with the right kind of fault, at the line marked
 //! `// guilty` (or one of them: the compiler merges a load with the store of its value), in the right thread where that is certain; without, all checks on, it must run to its
-//! end and give the right values.
+//! end and give the right values. Races between streams are whole programs: [`streams`].
 
+#[path = "../common/mod.rs"]
+mod common;
 #[path = "../common/nvrtc.rs"]
 mod nvrtc;
 
 mod init;
 mod memory;
 mod race;
+mod streams;
 mod sync;
 
 use softcuda::exec::{Checks, LaunchConfig, Options, launch};

@@ -34,3 +34,20 @@ pub fn load() {
         .expect("softcuda starts");
     assert!(name.starts_with("softcuda"), "this is {name}, another driver than the one under test");
 }
+
+/// Runs a test again in a process of its own, with variables that the driver reads when it starts. None in that process,
+/// which then does the test's work; what it said in the first.
+#[allow(dead_code, reason = "most test programs need no variables")]
+pub fn alone(test: &str, vars: &[(&str, &str)]) -> Option<std::process::Output> {
+    const INSIDE: &str = "SOFTCUDA_TEST_ALONE";
+    if std::env::var(INSIDE).is_ok_and(|inside| inside == test) {
+        return None;
+    }
+    let program = std::env::current_exe().expect("a test knows its own path");
+    let mut command = std::process::Command::new(program);
+    command.args([test, "--exact", "--nocapture"]).env(INSIDE, test).envs(vars.iter().copied());
+    let output = command.output().expect("a test can run itself");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("running 1 test"), "there is no test {test}:\n{said}");
+    Some(output)
+}
