@@ -282,14 +282,14 @@ impl Args {
         }
         if let Some(path) = &self.report {
             let about = format!(
-                "{} on {}, {}, {} replica(s); SLO: TTFT {} s and TPOT {} s. {}",
+                "{} on {}, {}, {} replica(s); SLO: TTFT {} s and TPOT {} s. lathe {}",
                 self.trace.display(),
                 self.device,
                 self.model.as_deref().unwrap_or("the shipped model"),
                 setup.replicas,
                 setup.slo.ttft,
                 setup.slo.tpot,
-                std::env::args().collect::<Vec<_>>().join(" "),
+                std::env::args().skip(1).collect::<Vec<_>>().join(" "),
             );
             create(path)?.write_all(report::html(rows, &about, &setup.step_time.error()).as_bytes())?;
         }
