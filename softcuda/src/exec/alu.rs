@@ -1,4 +1,4 @@
-//! What the arithmetic instructions do, a line for each. Control, memory and exchange are in [`super::warp`].
+//! What the arithmetic instructions do, a line for each. Control, memory and exchange are in [`super::machine`].
 
 use super::{
     code::{Cmp, Code, Extra, Inst, Op, PrmtMode},
@@ -221,6 +221,9 @@ pub fn alu(code: &Code, inst: &Inst, r: &Frame, mask: u32) {
         Op::SetpF32Ftz => r.set_pred(d, mask, compare_float(r, ab, mods, fp::flush)),
         Op::SetpF64 => r.set_pred(d, mask, compare_float(r, ab, mods, |x: f64| x)),
         Op::SetpF16 => r.set_pred(d, mask, compare_float(r, ab, mods, fp::f16_to_f32)),
+        Op::SetpF16Ftz => {
+            r.set_pred(d, mask, compare_float(r, ab, mods, |x: u16| fp::f16_to_f32(fp::flush_f16(x))));
+        }
         Op::SetpBf16 => {
             r.set_pred(d, mask, compare_float(r, ab, mods, |x: u16| f32::from_bits(u32::from(x) << 16)));
         }
@@ -290,8 +293,8 @@ pub fn alu(code: &Code, inst: &Inst, r: &Frame, mask: u32) {
         Op::DivF64X => r.map2(d, ab, mask, |x: f64, y: f64| fp::div_f64(x, y, mods)),
         Op::RcpF64X => r.map1(d, a, mask, |x: f64| fp::div_f64(1.0, x, mods)),
         Op::SqrtF64X => r.map1(d, a, mask, |x: f64| fp::sqrt_f64(x, mods)),
-        Op::RcpApproxF64 => r.map1(d, a, mask, |x: f64| fp::high_word(1.0 / x)),
-        Op::RsqrtApproxF64 => r.map1(d, a, mask, |x: f64| fp::high_word(1.0 / x.sqrt())),
+        Op::RcpApproxF64 => r.map1(d, a, mask, |x: f64| fp::high_word(x, mods, |x| 1.0 / x)),
+        Op::RsqrtApproxF64 => r.map1(d, a, mask, |x: f64| fp::high_word(x, mods, |x| 1.0 / x.sqrt())),
 
         // ---- halves ----
         Op::AddHalf => halves(r, inst, mask, HalfOp::Add),
@@ -324,7 +327,7 @@ pub fn alu(code: &Code, inst: &Inst, r: &Frame, mask: u32) {
                 part(low) | part(high) << 16
             });
         }
-        // The rest is for `warp`.
+        // The rest is for `machine`.
         _ => debug_assert!(false, "{:?} is not arithmetic", inst.op),
     }
 }

@@ -1,21 +1,29 @@
 //! Running a kernel.
 //!
 //! In reading order: [`code`] is the form that runs, `frame` the registers of a warp, `alu` and `float` the arithmetic,
-//! `space` memory, `warp` the interpreter, `run` the blocks of a launch on the host's cores.
+//! `space` memory, `warp` which lanes run, `machine` the interpreter with `access`, `async_copy`, `matrix`, `exchange`,
+//! `barrier` and `special` for what is not arithmetic, `run` the blocks of a launch on the host's cores.
 
 // Lanes are indices into several rows at once, and shifts of products read as the ISA writes them.
 #![allow(clippy::needless_range_loop, clippy::precedence)]
 
+mod access;
 mod alu;
+mod async_copy;
 mod atomic;
+mod barrier;
 pub mod code;
+mod exchange;
 mod float;
 mod frame;
 mod level;
+mod machine;
+mod matrix;
 mod mma;
 pub(crate) mod observe;
 mod run;
 mod space;
+mod special;
 mod warp;
 
 use code::Code;

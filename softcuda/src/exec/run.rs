@@ -10,10 +10,12 @@ use std::sync::{
 
 use super::{
     Checks, Launch, Options, Profile,
+    barrier::Barrier,
     code::{Code, Origin, Row},
+    machine::{Machine, Stop, Wrong},
     observe::{Nothing, Observer, Watch},
     space::Space,
-    warp::{Barrier, Machine, Stop, Warp, Wrong},
+    warp::Warp,
 };
 use crate::{
     check::Sanitizer,

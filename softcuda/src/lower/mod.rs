@@ -4,17 +4,23 @@
 
 mod alloc;
 mod arithmetic;
+mod bits;
+mod compare;
 mod control;
+mod convert;
 mod memory;
+mod mods;
+mod operand;
 
 use std::collections::{BTreeMap, HashMap};
 
 use crate::{
-    exec::code::{Code, Extra, LANES, Op, Origin, Row, Special},
+    exec::code::{Code, Extra, LANES, Op, Origin, Row},
     fault::LoadError,
     module::{KernelInfo, Param},
-    ptx::{Function, Inst, Operand, Space, Stmt, Type, Unit, Var},
+    ptx::{Function, Inst, Space, Stmt, Type, Unit, Var},
 };
+use mods::Mods;
 
 type Result<T> = std::result::Result<T, LoadError>;
 
@@ -194,7 +200,7 @@ impl<'a, 'u> Lower<'a, 'u> {
                 match stmt {
                     Stmt::Var(var) if var.space == Space::Shared => at = self.place_shared(var, at)?,
                     Stmt::Inst(inst) => {
-                        for name in inst.operands.iter().filter_map(operand_name) {
+                        for name in inst.operands.iter().filter_map(operand::name) {
                             if let Some(&f) = self.functions.get(name)
                                 && inst.op.starts_with("call")
                                 && !reached.iter().any(|r| std::ptr::eq(*r, f))
@@ -418,197 +424,6 @@ impl<'a, 'u> Lower<'a, 'u> {
         Src::Const(row)
     }
 
-    // ---- operands ----
-
-    fn bits(&self, src: Src) -> Option<u8> {
-        match src {
-            Src::Reg(reg) => Some(self.regs[reg as usize]),
-            Src::Const(_) => None,
-        }
-    }
-
-    /// A register for a result of so many bits; `_` is a fresh one.
-    fn dst(&mut self, operand: &Operand<'a>, bits: u32) -> Result<Reg> {
-        let Operand::Name(name) = operand else { return self.error("expected a register for the result") };
-        if *name == "_" {
-            return self.reg(bits as u8);
-        }
-        match self.lookup(name)? {
-            Some(Binding::Reg(reg)) if u32::from(self.regs[reg as usize]) == bits => Ok(reg),
-            Some(Binding::Reg(reg)) => {
-                self.error(format!("{name} has {} bits, expected {bits}", self.regs[reg as usize]))
-            }
-            _ => self.error(format!("{name} is not a register")),
-        }
-    }
-
-    /// A result register of at least so many bits, as `ld` and `cvt` allow.
-    fn dst_at_least(&mut self, operand: &Operand<'a>, bits: u32) -> Result<(Reg, u32)> {
-        let Operand::Name(name) = operand else { return self.error("expected a register for the result") };
-        if *name == "_" {
-            return Ok((self.reg(bits as u8)?, bits));
-        }
-        match self.lookup(name)? {
-            Some(Binding::Reg(reg)) if u32::from(self.regs[reg as usize]) >= bits => {
-                Ok((reg, u32::from(self.regs[reg as usize])))
-            }
-            Some(Binding::Reg(_)) => self.error(format!("{name} has fewer than {bits} bits")),
-            _ => self.error(format!("{name} is not a register")),
-        }
-    }
-
-    /// A value of so many bits. `ty` says how to read a literal.
-    fn src(&mut self, operand: &Operand<'a>, ty: Type) -> Result<Src> {
-        let bits = if ty == Type::Pred { 1 } else { ty.bits().max(16) };
-        let src = self.src_at_least(operand, ty)?;
-        match self.bits(src) {
-            Some(have) if u32::from(have) != bits => {
-                self.error(format!("an operand has {have} bits, expected {bits}"))
-            }
-            _ => Ok(src),
-        }
-    }
-
-    /// A value of at least so many bits, as `st` and `cvt` allow.
-    fn src_at_least(&mut self, operand: &Operand<'a>, ty: Type) -> Result<Src> {
-        let wide = ty.bits() == 64;
-        let literal = |bits: u64| match ty.bits() {
-            8 => bits & 0xff,
-            16 => bits & 0xffff,
-            32 => bits & 0xffff_ffff,
-            _ => bits,
-        };
-        match *operand {
-            Operand::Name(name) => {
-                if let Some(special) = special(name) {
-                    return self.read_special(special);
-                }
-                match self.lookup(name)? {
-                    Some(Binding::Reg(reg)) => {
-                        let have = u32::from(self.regs[reg as usize]);
-                        match have {
-                            1 if ty != Type::Pred => self.error(format!("{name} is a predicate")),
-                            _ if have < ty.bits() && ty != Type::Pred => {
-                                self.error(format!("{name} has {have} bits, expected {}", ty.bits()))
-                            }
-                            _ => Ok(Src::Reg(reg)),
-                        }
-                    }
-                    _ if name == "WARP_SZ" => Ok(self.constant(32, wide)),
-                    _ => {
-                        let addr = self.address_of(name)?;
-                        Ok(self.constant(literal(addr), wide))
-                    }
-                }
-            }
-            Operand::Offset(name, offset) => {
-                let addr = self.address_of(name)?.wrapping_add(offset as u64);
-                Ok(self.constant(literal(addr), wide))
-            }
-            Operand::Int(n) => match ty {
-                Type::F32 => Ok(self.const32((n as i64 as f32).to_bits())),
-                Type::F64 => Ok(self.const64((n as i64 as f64).to_bits())),
-                Type::Pred => self.error("a predicate was expected"),
-                _ => Ok(self.constant(literal(n), wide)),
-            },
-            Operand::F32(bits) => match ty {
-                Type::F64 => Ok(self.const64(f64::from(f32::from_bits(bits)).to_bits())),
-                _ if ty.bits() == 32 => Ok(self.const32(bits)),
-                _ => self.error("an f32 literal does not fit this type"),
-            },
-            Operand::F64(bits) => match ty {
-                Type::F32 => Ok(self.const32((f64::from_bits(bits) as f32).to_bits())),
-                _ if wide => Ok(self.const64(bits)),
-                _ => self.error("an f64 literal does not fit this type"),
-            },
-            _ => self.error("expected a register or a number"),
-        }
-    }
-
-    fn pred(&mut self, name: &'a str) -> Result<Reg> {
-        match self.lookup(name)? {
-            Some(Binding::Reg(reg)) if self.regs[reg as usize] == 1 => Ok(reg),
-            _ => self.error(format!("{name} is not a predicate")),
-        }
-    }
-
-    /// A predicate operand, `!p` included: that one is computed first.
-    fn pred_src(&mut self, operand: &Operand<'a>) -> Result<Src> {
-        match *operand {
-            Operand::Name(name) => Ok(Src::Reg(self.pred(name)?)),
-            Operand::Not(name) => {
-                let p = self.pred(name)?;
-                let not = self.reg(1)?;
-                self.emit(Op::PNot, &[not], &[Src::Reg(p)], 0)?;
-                Ok(Src::Reg(not))
-            }
-            Operand::Int(n) => {
-                let p = self.reg(1)?;
-                self.emit_mods(Op::PSet, u16::from(n != 0), &[p], &[], 0)?;
-                Ok(Src::Reg(p))
-            }
-            _ => self.error("expected a predicate"),
-        }
-    }
-
-    fn read_special(&mut self, special: Special) -> Result<Src> {
-        let wide = matches!(special, Special::Clock64 | Special::Globaltimer);
-        let reg = self.reg(if wide { 64 } else { 32 })?;
-        self.emit(Op::Special, &[reg], &[], special as u64)?;
-        Ok(Src::Reg(reg))
-    }
-
-    /// The address of a variable in its own space.
-    fn address_of(&mut self, name: &'a str) -> Result<u64> {
-        match self.lookup(name)? {
-            Some(Binding::Shared(at) | Binding::Local(at)) => return Ok(at),
-            Some(Binding::KernelParam(at, _)) => return Ok(at),
-            Some(Binding::CallParam(..)) => {
-                return self.unsupported(format!("the address of the call parameter {name}"));
-            }
-            Some(_) => return self.error(format!("{name} has no address")),
-            None => {}
-        }
-        if let Some(&at) = self.symbols.get(name) {
-            return Ok(at);
-        }
-        if let Some(&at) = self.shared.get(name) {
-            return Ok(at);
-        }
-        if self.unit.vars.iter().any(|v| v.name == name && v.space == Space::Shared) {
-            return Ok(self.dynamic_shared);
-        }
-        if self.functions.contains_key(name) {
-            return self.unsupported(format!("the address of the function {name}"));
-        }
-        self.error(format!("{name} is not declared"))
-    }
-
-    /// Base and offset of a memory operand.
-    fn address(&mut self, operand: &Operand<'a>) -> Result<(Src, u64)> {
-        match *operand {
-            Operand::Address(Some(name), offset) => {
-                if let Some(Binding::Reg(reg)) = self.lookup(name)? {
-                    return match self.regs[reg as usize] {
-                        32 | 64 => Ok((Src::Reg(reg), offset as u64)),
-                        bits => self.error(format!("{name} has {bits} bits and cannot be an address")),
-                    };
-                }
-                let base = self.address_of(name)?;
-                Ok((self.const64(0), base.wrapping_add(offset as u64)))
-            }
-            Operand::Address(None, at) => Ok((self.const64(0), at as u64)),
-            _ => self.error("expected an address in brackets"),
-        }
-    }
-
-    fn count(&self, inst: &Inst<'a>, want: usize) -> Result<()> {
-        match inst.operands.len() {
-            n if n == want => Ok(()),
-            n => self.error(format!("{} has {n} operands, expected {want}", inst.op)),
-        }
-    }
-
     fn inst(&mut self, inst: &'u Inst<'a>) -> Result<()> {
         self.origin = Origin { ptx_line: inst.line, loc: inst.loc };
         self.guard = None;
@@ -617,6 +432,9 @@ impl<'a, 'u> Lower<'a, 'u> {
         }
         let mut mods = Mods::new(inst.op, inst.line)?;
         let known = self.arithmetic(inst, &mut mods)?
+            || self.bitwise(inst, &mut mods)?
+            || self.comparison(inst, &mut mods)?
+            || self.movement(inst, &mut mods)?
             || self.memory(inst, &mut mods)?
             || self.control(inst, &mut mods)?;
         if !known {
@@ -653,137 +471,5 @@ impl<'a, 'u> Lower<'a, 'u> {
             Some((_, what)) => self.unsupported(format!("{op}: {what} is not supported")),
             None => self.unsupported(format!("unknown instruction {op}")),
         }
-    }
-}
-
-fn operand_name<'a>(operand: &Operand<'a>) -> Option<&'a str> {
-    match *operand {
-        Operand::Name(name) | Operand::Offset(name, _) | Operand::Address(Some(name), _) => Some(name),
-        _ => None,
-    }
-}
-
-/// The special register with this name.
-fn special(name: &str) -> Option<Special> {
-    use Special::*;
-    Some(match name {
-        "%tid.x" => TidX,
-        "%tid.y" => TidY,
-        "%tid.z" => TidZ,
-        "%ntid.x" => NtidX,
-        "%ntid.y" => NtidY,
-        "%ntid.z" => NtidZ,
-        "%ctaid.x" => CtaidX,
-        "%ctaid.y" => CtaidY,
-        "%ctaid.z" => CtaidZ,
-        "%nctaid.x" => NctaidX,
-        "%nctaid.y" => NctaidY,
-        "%nctaid.z" => NctaidZ,
-        "%laneid" => Laneid,
-        "%warpid" => Warpid,
-        "%nwarpid" => Nwarpid,
-        "%lanemask_eq" => LanemaskEq,
-        "%lanemask_le" => LanemaskLe,
-        "%lanemask_lt" => LanemaskLt,
-        "%lanemask_ge" => LanemaskGe,
-        "%lanemask_gt" => LanemaskGt,
-        "%smid" => Smid,
-        "%nsmid" => Nsmid,
-        "%gridid" => Gridid,
-        "%clock" => Clock,
-        "%clock_hi" => ClockHi,
-        "%clock64" => Clock64,
-        "%globaltimer" => Globaltimer,
-        "%globaltimer_lo" => GlobaltimerLo,
-        "%globaltimer_hi" => GlobaltimerHi,
-        "%dynamic_smem_size" => DynamicSmemSize,
-        "%total_smem_size" => TotalSmemSize,
-        // A grid without clusters is one of clusters of one block.
-        "%clusterid.x" => CtaidX,
-        "%clusterid.y" => CtaidY,
-        "%clusterid.z" => CtaidZ,
-        "%nclusterid.x" => NctaidX,
-        "%nclusterid.y" => NctaidY,
-        "%nclusterid.z" => NctaidZ,
-        "%cluster_ctaid.x" | "%cluster_ctaid.y" | "%cluster_ctaid.z" | "%cluster_ctarank" | "%ctaid.w"
-        | "%tid.w" => Zero,
-        "%cluster_nctaid.x" | "%cluster_nctaid.y" | "%cluster_nctaid.z" | "%cluster_nctarank" => One,
-        _ => return None,
-    })
-}
-
-/// The modifiers of an opcode, crossed off as they are understood.
-struct Mods<'a> {
-    op: &'a str,
-    base: &'a str,
-    parts: Vec<(&'a str, bool)>,
-    line: u32,
-}
-
-impl<'a> Mods<'a> {
-    fn new(op: &'a str, line: u32) -> Result<Self> {
-        let mut parts = op.split('.');
-        let base = parts.next().unwrap_or_default();
-        let parts: Vec<_> = parts.map(|part| (part, false)).collect();
-        match parts.len() {
-            0..=16 => Ok(Self { op, base, parts, line }),
-            _ => Err(LoadError { line, message: format!("unknown instruction {op}"), unsupported: false }),
-        }
-    }
-
-    /// Crosses a modifier off; false if it is not there.
-    fn take(&mut self, name: &str) -> bool {
-        match self.parts.iter_mut().find(|(part, used)| !*used && *part == name) {
-            Some((_, used)) => {
-                *used = true;
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Crosses off the first of these that is there.
-    fn take_of<T: Copy>(&mut self, known: &[(&str, T)]) -> Option<T> {
-        let (part, used) = self
-            .parts
-            .iter_mut()
-            .find(|(part, used)| !*used && known.iter().any(|(name, _)| name == part))?;
-        *used = true;
-        known.iter().find(|(name, _)| name == part).map(|(_, value)| *value)
-    }
-
-    /// Crosses off the first type.
-    fn ty(&mut self) -> Result<Type> {
-        for (part, used) in &mut self.parts {
-            if !*used && let Some(ty) = Type::named(part) {
-                *used = true;
-                return Ok(ty);
-            }
-        }
-        Err(LoadError { line: self.line, message: format!("{} lacks a type", self.op), unsupported: false })
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.parts.iter().any(|(part, used)| !*used && *part == name)
-    }
-
-    /// An error if a modifier was not understood.
-    fn finish(&self) -> Result<()> {
-        match self.parts.iter().find(|(_, used)| !*used) {
-            Some((part, _)) => Err(LoadError {
-                line: self.line,
-                message: format!("unknown modifier .{part} of {}", self.op),
-                unsupported: true,
-            }),
-            None => Ok(()),
-        }
-    }
-
-    fn wrong<T>(&self) -> Result<T> {
-        Err(LoadError {
-            line: self.line,
-            message: format!("{} is not an instruction of a supported type", self.op),
-            unsupported: true,
-        })
     }
 }

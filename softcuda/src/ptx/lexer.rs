@@ -71,7 +71,7 @@ impl<'a> Lexer<'a> {
                     let colons = bytes[n..].starts_with(b"::");
                     if c.is_ascii_alphanumeric() || matches!(c, b'_' | b'$' | b'.') {
                         n += 1;
-                    } else if colons && bytes.get(n + 2).is_some_and(u8::is_ascii_alphabetic) {
+                    } else if colons && bytes.get(n + 2).is_some_and(u8::is_ascii_alphanumeric) {
                         n += 2;
                     } else {
                         break;
