@@ -48,54 +48,58 @@ fn elements(ty: MmaType, bits: &[u32; 32], e: usize) -> [f32; 32] {
 }
 
 /// `PACKED` elements of a and b share a register.
+///
+/// Rows of sums are vectors, in the order in which c holds the columns: the even ones, then the odd ones. So c, d and
+/// the elements of a stay where the registers have them; b alone is turned.
 #[inline(always)]
 fn float<const PACKED: usize>(shape: &Mma, f: &Fragments) -> [[u32; 32]; 4] {
-    let k = usize::from(shape.k).min(16);
-    // a by columns, so that a step of k updates a whole column of 16 rows.
-    let mut a = [[0f32; M]; 16];
+    // Four positions, and so 4 PACKED steps of k, in two registers of a and one of b.
+    let halves = usize::from(shape.k) / (4 * PACKED);
+    let mut a = [[[0f32; 32]; 4]; PACKED];
     let mut b = [[0f32; N]; 16];
-    // Two registers of a, and one of b, for each 4 PACKED steps of k.
-    for half in 0..k / (4 * PACKED) {
+    for half in 0..halves {
         for e in 0..PACKED {
-            let upper = elements(shape.a, &f.a[2 * half], e);
-            let lower = elements(shape.a, &f.a[2 * half + 1], e);
-            let right = elements(shape.a, &f.b[half], e);
+            for r in [2 * half, 2 * half + 1] {
+                a[e][r] = elements(shape.a, &f.a[r], e);
+            }
+            let turned = elements(shape.a, &f.b[half], e);
             for t in 0..4 {
-                let at = t * PACKED + e + 4 * PACKED * half;
-                for g in 0..8 {
-                    a[at][g] = upper[4 * g + t];
-                    a[at][g + 8] = lower[4 * g + t];
-                    b[at][g] = right[4 * g + t];
+                for n in 0..N {
+                    b[PACKED * (4 * half + t) + e][place(n)] = turned[4 * n + t];
                 }
             }
         }
     }
-    // Sums by column of n: 16 rows each.
-    let mut sums = [[0f32; M]; N];
+    let mut sums = [[0f32; N]; M];
     for r in 0..4 {
         let c = match shape.half_sums {
             true => elements(MmaType::F16, &f.c[r / 2], r % 2),
             false => f.c[r].map(f32::from_bits),
         };
-        for lane in 0..32 {
-            sums[(lane % 4) * 2 + r % 2][lane / 4 + 8 * (r / 2)] = c[lane];
+        for g in 0..8 {
+            sums[g + 8 * (r / 2)][4 * (r % 2)..][..4].copy_from_slice(&c[4 * g..][..4]);
         }
     }
-    for n in 0..N {
-        let mut column = sums[n];
-        for k in 0..k {
-            let scale = b[k][n];
-            for m in 0..M {
-                column[m] += a[k][m] * scale;
+    for (m, sums) in sums.iter_mut().enumerate() {
+        let mut row = *sums;
+        for half in 0..halves {
+            for t in 0..4 {
+                for e in 0..PACKED {
+                    let scale = a[e][2 * half + m / 8][4 * (m % 8) + t];
+                    let b = &b[PACKED * (4 * half + t) + e];
+                    for n in 0..N {
+                        row[n] += scale * b[n];
+                    }
+                }
             }
         }
-        sums[n] = column;
+        *sums = row;
     }
     let mut d = [[0; 32]; 4];
     for r in 0..4 {
         let mut out = [0f32; 32];
-        for lane in 0..32 {
-            out[lane] = sums[(lane % 4) * 2 + r % 2][lane / 4 + 8 * (r / 2)];
+        for g in 0..8 {
+            out[4 * g..][..4].copy_from_slice(&sums[g + 8 * (r / 2)][4 * (r % 2)..][..4]);
         }
         for lane in 0..32 {
             if shape.half_sums {
@@ -106,6 +110,12 @@ fn float<const PACKED: usize>(shape: &Mma, f: &Fragments) -> [[u32; 32]; 4] {
         }
     }
     d
+}
+
+/// Where column `n` is in a row of sums.
+#[inline(always)]
+fn place(n: usize) -> usize {
+    4 * (n % 2) + n / 2
 }
 
 #[inline(always)]
