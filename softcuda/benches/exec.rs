@@ -1,13 +1,13 @@
-//! Speed of the interpreter on one core and two: `cargo bench -p softcuda`.
+//! Speed of the interpreter on one core and two, and of each check: `cargo bench -p softcuda --bench exec`.
 //!
 //! Throughput is in lane operations (32 for each warp instruction) or floating-point operations. These are times of the
-//! simulation on this CPU; they say nothing about a GPU.
+//! simulation on this CPU; they say nothing about a GPU. Bounds of every access are always checked.
 
-use std::hint::black_box;
+use std::{hint::black_box, time::Duration};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use softcuda::{
-    exec::{LaunchConfig, Options, launch},
+    exec::{Checks, LaunchConfig, Options, Profile, launch},
     memory::Memory,
     module::Module,
 };
@@ -32,38 +32,90 @@ const CASES: [Case; 4] = [
     Case { kernel: "mma_loop", reads_input: false, args: &[100], work: 100 * 4 * 4096 / 32 },
 ];
 
-fn exec(c: &mut Criterion) {
-    let mut memory = Memory::new(&[1 << 30], false);
-    let module = Module::load(&mut memory, 0, include_str!("../tests/ptx/speed.ptx"), 80).expect("it loads");
-    let input: Vec<u8> =
-        (0..65536u32).flat_map(|i| ((i * 7919 % 1000) as f32 / 1000.0).to_le_bytes()).collect();
-    let x = memory.alloc(0, input.len() as u64).expect("it fits");
-    memory.write(x, &input).expect("it fits");
-    let out = memory.alloc(0, 4 * u64::from(BLOCKS * THREADS)).expect("it fits");
-    let mut group = c.benchmark_group("exec");
-    group.sample_size(10);
-    for case in CASES {
+/// Everything that a launch needs.
+struct Bench {
+    memory: Memory,
+    module: Module,
+    input: u64,
+    out: u64,
+}
+
+impl Bench {
+    /// `tracked`: memory remembers what was written, which the check for uninitialised reads needs.
+    fn new(tracked: bool) -> Self {
+        let mut memory = Memory::new(&[1 << 30], tracked);
+        let module =
+            Module::load(&mut memory, 0, include_str!("../tests/ptx/speed.ptx"), 80).expect("it loads");
+        let values: Vec<u8> =
+            (0..65536u32).flat_map(|i| ((i * 7919 % 1000) as f32 / 1000.0).to_le_bytes()).collect();
+        let input = memory.alloc(0, values.len() as u64).expect("it fits");
+        memory.write(input, &values).expect("it fits");
+        let out = memory.alloc(0, 4 * u64::from(BLOCKS * THREADS)).expect("it fits");
+        Self { memory, module, input, out }
+    }
+
+    fn run(&mut self, case: &Case, options: &Options) {
         let mut params = Vec::new();
         if case.reads_input {
-            params.extend(x.to_le_bytes());
+            params.extend(self.input.to_le_bytes());
         }
-        params.extend(out.to_le_bytes());
+        params.extend(self.out.to_le_bytes());
         case.args.iter().for_each(|a| params.extend(a.to_le_bytes()));
-        group.throughput(Throughput::Elements(case.work * u64::from(BLOCKS * THREADS)));
+        let config = LaunchConfig { grid: [BLOCKS, 1, 1], block: [THREADS, 1, 1], dynamic_shared: 0 };
+        launch(&mut self.memory, &self.module, case.kernel, config, black_box(&params), options)
+            .expect("it runs");
+    }
+}
+
+fn throughput(case: &Case) -> Throughput {
+    Throughput::Elements(case.work * u64::from(BLOCKS * THREADS))
+}
+
+/// Each kernel on one core and two.
+fn speed(c: &mut Criterion) {
+    let mut bench = Bench::new(false);
+    let mut group = c.benchmark_group("speed");
+    for case in &CASES {
+        group.throughput(throughput(case));
         for threads in [1, 2] {
             let options = Options { threads: Some(threads), ..Options::default() };
-            let config = LaunchConfig { grid: [BLOCKS, 1, 1], block: [THREADS, 1, 1], dynamic_shared: 0 };
             group.bench_function(format!("{}/{threads}", case.kernel), |b| {
-                b.iter(|| {
-                    let report =
-                        launch(&mut memory, &module, case.kernel, config, black_box(&params), &options);
-                    report.expect("it runs")
-                });
+                b.iter(|| bench.run(case, &options))
             });
         }
     }
     group.finish();
 }
 
-criterion_group!(benches, exec);
+/// What watches a launch, one at a time, on one core.
+fn checks(c: &mut Criterion) {
+    let mut bench = Bench::new(true);
+    let mut group = c.benchmark_group("checks");
+    let off = Checks::default();
+    let watched = [
+        ("none", off, Profile::Off),
+        ("init", Checks { init: true, ..off }, Profile::Off),
+        ("race", Checks { race: true, ..off }, Profile::Off),
+        ("sync", Checks { sync: true, ..off }, Profile::Off),
+        ("all", Checks { init: true, race: true, sync: true }, Profile::Off),
+        ("profile", off, Profile::Kernel),
+    ];
+    for case in &CASES {
+        group.throughput(throughput(case));
+        for (name, checks, profile) in watched {
+            let options = Options { threads: Some(1), checks, profile, ..Options::default() };
+            group.bench_function(format!("{}/{name}", case.kernel), |b| b.iter(|| bench.run(case, &options)));
+        }
+    }
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1));
+    targets = speed, checks
+}
 criterion_main!(benches);
