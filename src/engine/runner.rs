@@ -273,8 +273,7 @@ impl<D: Device> Runner<D> {
         let dev = self.queue.dev().clone();
         self.rows.upload(&dev)?;
         self.sampling.upload(&dev)?;
-        let wants = |seq: &Sequence| seq.params.logprobs.is_some();
-        let keep_raw = draws.iter().any(|&(_, id)| wants(&batch.seqs[id]));
+        let keep_raw = self.sampling.wants_logprobs();
         if keep_raw {
             let logits =
                 self.decoder.logits(&mut self.queue, &self.kernels, self.rows.view(), &mut self.act)?;

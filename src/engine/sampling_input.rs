@@ -32,6 +32,7 @@ pub struct SamplingInput<D: Device> {
     seen: Vec<u64>,
     epoch: u64,
     processing: bool,
+    logprobs: bool,
     eos: Vec<u32>,
 }
 
@@ -55,6 +56,7 @@ impl<D: Device> SamplingInput<D> {
             seen: vec![0; vocab],
             epoch: 0,
             processing: false,
+            logprobs: false,
             eos: eos.to_vec(),
         })
     }
@@ -72,7 +74,7 @@ impl<D: Device> SamplingInput<D> {
             s.host.push(0);
         }
         self.spec = SampleSpec::default();
-        self.processing = false;
+        (self.processing, self.logprobs) = (false, false);
     }
 
     /// Whether some row's logits change before the draw.
@@ -80,14 +82,22 @@ impl<D: Device> SamplingInput<D> {
         self.processing
     }
 
+    /// Whether some row asks for log-probabilities.
+    pub fn wants_logprobs(&self) -> bool {
+        self.logprobs
+    }
+
     /// Adds the row that draws `seq`'s next token.
     pub fn push(&mut self, seq: &Sequence) {
         let p = &*seq.params;
-        let penalties = [p.repetition_penalty, p.frequency_penalty, p.presence_penalty];
         let greedy = p.temperature == 0.0;
-        self.logit_params.host.extend([p.temperature, p.min_p]);
-        self.logit_params.host.extend(penalties);
-        if penalties != [1.0, 0.0, 0.0] {
+        let penalised =
+            p.repetition_penalty != 1.0 || p.frequency_penalty != 0.0 || p.presence_penalty != 0.0;
+        // One by one: a thousand rows a step are staged, and an array would go over the stack.
+        for v in [p.temperature, p.min_p, p.repetition_penalty, p.frequency_penalty, p.presence_penalty] {
+            self.logit_params.host.push(v);
+        }
+        if penalised {
             self.history(seq);
         }
         self.history_start.host.push(self.history_ids.host.len() as i32);
@@ -104,16 +114,19 @@ impl<D: Device> SamplingInput<D> {
         }
         let biases = self.bias_ids.host.len() as i32;
         let plain = (greedy || (p.temperature == 1.0 && p.min_p == 0.0))
-            && penalties == [1.0, 0.0, 0.0]
+            && !penalised
             && self.bias_start.host.last() == Some(&biases);
         self.processing |= !plain;
         self.bias_start.host.push(biases);
         let top_k = p.top_k.map_or(0, |k| k.get().min(i32::MAX as u32) as i32);
         self.top_p_tail.host.push(top_p_tail(p.top_p));
         let (low, high) = (seq.seed as u32 as i32, (seq.seed >> 32) as u32 as i32);
-        self.params.host.extend([i32::from(greedy), top_k, low, high, seq.len() as i32]);
+        for v in [i32::from(greedy), top_k, low, high, seq.len() as i32] {
+            self.params.host.push(v);
+        }
         self.spec.random |= !greedy;
         self.spec.truncated |= !greedy && (top_k > 0 || p.top_p < 1.0);
+        self.logprobs |= p.logprobs.is_some();
     }
 
     /// Adds greedy rows that ask for nothing until there are `rows`.

@@ -16,7 +16,7 @@ pub struct Input<D: Device> {
     slots: Staged<D, i32>,
     q_start: Staged<D, i32>,
     kv_len: Staged<D, i32>,
-    /// `[seqs, max_blocks]`.
+    /// `[seqs, max_blocks]`. Rows keep what earlier steps wrote past a sequence's blocks: nobody reads that.
     block_table: Staged<D, i32>,
     /// `[seqs]`.
     pub lens: Vec<SeqLen>,
@@ -47,9 +47,7 @@ impl<D: Device> Input<D> {
 
     /// No tokens.
     pub fn clear(&mut self) {
-        for s in
-            [&mut self.ids, &mut self.positions, &mut self.slots, &mut self.kv_len, &mut self.block_table]
-        {
+        for s in [&mut self.ids, &mut self.positions, &mut self.slots, &mut self.kv_len] {
             s.host.clear();
         }
         self.q_start.host.clear();
@@ -57,24 +55,29 @@ impl<D: Device> Input<D> {
         self.lens.clear();
     }
 
-    /// Adds a sequence's `tokens` at positions `start..`.
+    /// Adds a sequence's `tokens`, at least one, at positions `start..`.
     pub fn push(&mut self, tokens: &[u32], start: usize, block_table: &[u32]) {
         let (end, size) = (start + tokens.len(), self.block_size);
-        self.ids.host.extend(tokens.iter().map(|&t| t as i32));
-        self.positions.host.extend(start as i32..end as i32);
-        let mut at = start;
-        while at < end {
-            let stop = end.min((at / size + 1) * size);
-            let slot = block_table[at / size] as i32 * size as i32 + (at % size) as i32;
-            self.slots.host.extend(slot..slot + (stop - at) as i32);
-            at = stop;
+        // The only division: a step may have a thousand decodes.
+        let (mut at, mut block) = (start, start / size);
+        if let &[token] = tokens {
+            self.ids.host.push(token as i32);
+            self.positions.host.push(start as i32);
+        } else {
+            self.ids.host.extend(tokens.iter().map(|&t| t as i32));
+            self.positions.host.extend(start as i32..end as i32);
         }
-        let row = self.block_table.host.len();
-        self.block_table.host.extend(block_table[..end.div_ceil(size)].iter().map(|&b| b as i32));
-        self.block_table.host.resize(row + self.max_blocks, 0);
-        self.lens.push(SeqLen { q: tokens.len(), kv: end });
-        self.kv_len.host.push(end as i32);
-        self.q_start.host.push(self.ids.host.len() as i32);
+        while at < end {
+            let stop = end.min((block + 1) * size);
+            let slot = (block_table[block] as usize * size + at - block * size) as i32;
+            if stop - at == 1 {
+                self.slots.host.push(slot);
+            } else {
+                self.slots.host.extend(slot..slot + (stop - at) as i32);
+            }
+            (at, block) = (stop, block + 1);
+        }
+        self.push_lens(tokens.len(), end, &block_table[..block]);
     }
 
     /// Adds sequences of one token that store nothing and see one key, until there are `seqs`: recorded steps come in
@@ -84,11 +87,20 @@ impl<D: Device> Input<D> {
             self.ids.host.push(0);
             self.positions.host.push(0);
             self.slots.host.push(-1);
-            self.block_table.host.resize(self.block_table.host.len() + self.max_blocks, 0);
-            self.lens.push(SeqLen { q: 1, kv: 1 });
-            self.kv_len.host.push(1);
-            self.q_start.host.push(self.ids.host.len() as i32);
+            self.push_lens(1, 1, &[0]);
         }
+    }
+
+    /// Adds a sequence's lengths and its row of the block table, after its tokens.
+    fn push_lens(&mut self, q: usize, kv: usize, blocks: &[u32]) {
+        let (row, table) = (self.lens.len() * self.max_blocks, &mut self.block_table.host);
+        if table.len() < row + self.max_blocks {
+            table.resize(row + self.max_blocks, 0);
+        }
+        table[row..row + blocks.len()].iter_mut().zip(blocks).for_each(|(to, &b)| *to = b as i32);
+        self.lens.push(SeqLen { q, kv });
+        self.kv_len.host.push(kv as i32);
+        self.q_start.host.push(self.ids.host.len() as i32);
     }
 
     /// Copies the step to the device.
@@ -96,6 +108,7 @@ impl<D: Device> Input<D> {
     /// # Errors
     /// [`crate::Error::Device`] when a copy fails.
     pub fn upload(&mut self, dev: &D) -> Result<()> {
+        self.block_table.host.truncate(self.lens.len() * self.max_blocks);
         for s in [
             &mut self.ids,
             &mut self.positions,
