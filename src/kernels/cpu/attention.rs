@@ -13,6 +13,8 @@
 //! sequences are split by chunks over the threads.
 
 mod chunk;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 mod tile;
 
 use half::{bf16, f16};
@@ -104,9 +106,9 @@ impl Dims {
         ROWS.max(self.heads)
     }
 
-    /// f32 values from one row of a buffer to the next.
+    /// f32 values from one row of a buffer to the next: whole vectors of AVX-512.
     fn padded(self) -> usize {
-        self.dim.next_multiple_of(LANES)
+        self.dim.next_multiple_of(2 * LANES)
     }
 
     /// f32 values that one worker needs. A multiple of a cache line keeps workers apart.

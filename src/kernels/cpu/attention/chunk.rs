@@ -2,12 +2,16 @@
 
 use std::ops::Range;
 
+use half::bf16;
+
+#[cfg(target_arch = "x86_64")]
+use super::pairs;
 use super::{
     super::{super::AttentionArgs, RowsMut, simd::Float},
     BLOCK, CHUNK, Dims, IN_PLACE, PACK,
     tile::{self, Rows},
 };
-use crate::device::{Cpu, Simd};
+use crate::device::{Cpu, DType, Simd};
 
 /// What a launch's workers share.
 pub struct Call<'a, T> {
@@ -18,6 +22,8 @@ pub struct Call<'a, T> {
     v: &'a [T],
     /// `[tokens * heads]` rows.
     out: RowsMut<T>,
+    /// Whether bf16 is multiplied as such.
+    pairs: bool,
 }
 
 /// Queries `first..first + count` of a sequence with the heads of `kv_heads` groups. Its rows are in the order of
@@ -95,7 +101,11 @@ impl<'a> Work<'a> {
 
 impl<'a, T: Float> Call<'a, T> {
     pub fn new(simd: Simd, dims: Dims, args: &'a AttentionArgs<'a, Cpu>, out: RowsMut<T>) -> Self {
-        Self { simd, dims, args, k: args.k_cache.slice(), v: args.v_cache.slice(), out }
+        #[cfg(target_arch = "x86_64")]
+        let pairs = T::DTYPE == DType::Bf16 && simd == Simd::Avx512Bf16 && pairs::fits(dims.dim);
+        #[cfg(not(target_arch = "x86_64"))]
+        let pairs = false;
+        Self { simd, dims, args, k: args.k_cache.slice(), v: args.v_cache.slice(), out, pairs }
     }
 
     /// All chunks of a tile, one after the other.
@@ -170,14 +180,23 @@ impl<'a, T: Float> Call<'a, T> {
         for row in 0..self.rows(tile) {
             let (token, head) = self.token_head(tile, row);
             let from = &self.args.q.row::<T>(token)[head * dim..][..dim];
-            let group = &mut q[row / of_group * of_group * self.dims.padded()..];
-            tile::interleave(from, row % of_group, of_group, group);
+            #[cfg(target_arch = "x86_64")]
+            if self.pairs {
+                let q: &mut [bf16] = bytemuck::cast_slice_mut(q);
+                let group = &mut q[row / of_group * of_group * pairs::padded(dim)..];
+                // SAFETY: `pairs` is set where the CPU has the instructions.
+                unsafe { pairs::pack_query(bytemuck::cast_slice(from), row % of_group, of_group, group) };
+                continue;
+            }
+            let padded = self.dims.padded();
+            let group = &mut q[row / of_group * of_group * padded..];
+            tile::interleave(from, row % of_group, of_group, group, padded);
         }
         self.rows(tile)
     }
 
     /// The longest run of keys (or values) from `key` on, up to `end`, that lies in one block of the cache.
-    fn run<'c>(&self, cache: &'c [T], tile: Tile, key: usize, end: usize) -> Rows<'c, T> {
+    fn run<'c, E>(&self, cache: &'c [E], tile: Tile, key: usize, end: usize) -> Rows<'c, E> {
         let Dims { kv_heads, dim, block_size, .. } = self.dims;
         let (block, at, stride) = (key / block_size, key % block_size, kv_heads * dim);
         let table = self.args.block_table.row::<i32>(tile.seq);
@@ -196,10 +215,10 @@ impl<'a, T: Float> Call<'a, T> {
         let begin = chunk * CHUNK;
         let from = self.visible(tile, 0).0.max(begin);
         let end = self.visible(tile, tile.count - 1).1.min(begin + CHUNK);
-        if tile.count == 1 {
-            self.scores_in_place(tile, w, begin, from..end);
-        } else {
-            self.scores_packed(tile, w, begin, from..end);
+        match (self.pairs, tile.count) {
+            (true, _) => self.scores_by_strips(tile, w, begin, from..end),
+            (false, 1) => self.scores_in_place(tile, w, begin, from..end),
+            (false, _) => self.scores_packed(tile, w, begin, from..end),
         }
         let (rows, padded) = (self.rows(tile), self.dims.padded());
         for row in 0..rows {
@@ -207,23 +226,107 @@ impl<'a, T: Float> Call<'a, T> {
             let seen = oldest.max(begin) - begin..newest.clamp(begin, begin + CHUNK) - begin;
             let p = &mut w.p[row * CHUNK..][..CHUNK];
             w.part.state[row] = tile::weights(self.simd, p, seen, self.args.scale, self.args.softcap);
+            #[cfg(target_arch = "x86_64")]
+            if self.pairs {
+                // SAFETY: `pairs` is set where the CPU has the instructions.
+                unsafe { pairs::round_weights(p) };
+            }
         }
         w.part.o[..rows * padded].fill(0.0);
-        if tile.count == 1 {
-            self.values_in_place(tile, w, begin, from..end);
-        } else {
-            self.values_packed(tile, w, begin, from..end);
+        match (self.pairs, tile.count) {
+            (true, _) => self.values_by_pairs(tile, w, begin, from..end),
+            (false, 1) => self.values_in_place(tile, w, begin, from..end),
+            (false, _) => self.values_packed(tile, w, begin, from..end),
         }
     }
 
+    /// Scores in bf16: a strip of keys meets every row that sees any of it.
+    #[cfg(target_arch = "x86_64")]
+    fn scores_by_strips(&self, tile: Tile, w: &mut Work<'_>, begin: usize, keys: Range<usize>) {
+        let Dims { dim, kv_heads, block_size, .. } = self.dims;
+        let (group, stride, padded) = (self.dims.group(), kv_heads * dim, pairs::padded(dim));
+        let (of_group, newest) = (tile.count * group, self.visible(tile, 0).1);
+        let table = self.args.block_table.row::<i32>(tile.seq);
+        let cache: &[bf16] = bytemuck::cast_slice(self.k);
+        let (q, packed) = (bytemuck::cast_slice(w.q), bytemuck::cast_slice_mut(w.k));
+        // Blocks of the cache and chunks are whole strips.
+        for first in (keys.start / pairs::STRIP * pairs::STRIP..keys.end).step_by(pairs::STRIP) {
+            let block = table[first / block_size] as usize * self.args.k_cache.stride();
+            let unseen = (first + 1).saturating_sub(newest) * group / BLOCK * BLOCK;
+            for g in 0..tile.kv_heads {
+                let mut rows = [std::ptr::null(); pairs::STRIP];
+                for (i, row) in rows.iter_mut().enumerate() {
+                    // Beyond what the tile sees, the nearest that it does.
+                    let at = (first + i).clamp(keys.start, keys.end - 1) % block_size;
+                    *row = cache[block + at * stride + (tile.kv_head + g) * dim..][..dim].as_ptr();
+                }
+                let scores = pairs::Scores {
+                    q: &q[g * of_group * padded..],
+                    rows: unseen..of_group,
+                    dim,
+                    keys: &rows,
+                    ahead: pairs::STRIP * stride,
+                    packed: &mut *packed,
+                    out: &mut w.p[g * of_group * CHUNK + first - begin..],
+                };
+                // SAFETY: `pairs` is set where the CPU has the instructions; the keys are slices of `dim`.
+                unsafe { scores.compute() };
+            }
+        }
+    }
+
+    /// Weighted values in bf16. One query reads them where they lie, many have a chunk packed.
+    #[cfg(target_arch = "x86_64")]
+    fn values_by_pairs(&self, tile: Tile, w: &mut Work<'_>, begin: usize, keys: Range<usize>) {
+        let (group, padded, dim) = (self.dims.group(), self.dims.padded(), self.dims.dim);
+        // Pairs begin at even positions; an unseen key before the first has no weight.
+        let keys = keys.start & !1..keys.end;
+        let cache: &[bf16] = bytemuck::cast_slice(self.v);
+        if tile.count == 1 {
+            return self.in_place(cache, tile, keys, |g, key, v| {
+                for row in (0..group).step_by(BLOCK) {
+                    let (block, row) = (BLOCK.min(group - row), g * group + row);
+                    let (p, o) = (&w.p[row * CHUNK + (key - begin) / 2..], &mut w.part.o[row * padded..]);
+                    let pairs = v.count.div_ceil(2);
+                    // SAFETY: `pairs` is set where the CPU has the instructions.
+                    unsafe { pairs::Weighted::new(p, block, pairs, dim, o, padded).rows(v) };
+                }
+            });
+        }
+        let rows = self.rows(tile);
+        self.pieces(cache, tile, keys.clone(), PACK, |key, run| {
+            // SAFETY: as above.
+            unsafe { pairs::pack_values(run, &mut w.v[(key - keys.start) / 2 * padded..], padded) };
+        });
+        for row in (0..rows).step_by(BLOCK) {
+            let block = BLOCK.min(rows - row);
+            let seen = self.visible(tile, self.query(tile, row + block - 1)).1.min(keys.end);
+            let pairs = seen.saturating_sub(keys.start).div_ceil(2);
+            let (p, o) = (&w.p[row * CHUNK + (keys.start - begin) / 2..], &mut w.part.o[row * padded..]);
+            let v = pairs::Packed { data: w.v, stride: padded };
+            // SAFETY: as above.
+            unsafe { pairs::Weighted::new(p, block, pairs, dim, o, padded).packed(v) };
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn scores_by_strips(&self, _: Tile, _: &mut Work<'_>, _: usize, _: Range<usize>) {
+        unreachable!("`pairs` is not set")
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn values_by_pairs(&self, _: Tile, _: &mut Work<'_>, _: usize, _: Range<usize>) {
+        unreachable!("`pairs` is not set")
+    }
+
     /// Runs `f(first key, rows)` over the keys (or values) of the tile's first group, at most `most` at a time.
-    fn pieces<'c>(
+    fn pieces<'c, E: Copy>(
         &self,
-        cache: &'c [T],
+        cache: &'c [E],
         tile: Tile,
         keys: Range<usize>,
         most: usize,
-        mut f: impl FnMut(usize, Rows<'c, T>),
+        mut f: impl FnMut(usize, Rows<'c, E>),
     ) {
         let mut key = keys.start;
         while key < keys.end {
@@ -235,15 +338,16 @@ impl<'a, T: Float> Call<'a, T> {
 
     /// Runs `f(group, first key, rows)` over the groups of a tile: some keys (or values) for all groups, then the
     /// next, so that memory is read in the order of addresses. Meanwhile the next are asked for.
-    fn in_place<'c>(
+    fn in_place<'c, E: Copy>(
         &self,
-        cache: &'c [T],
+        cache: &'c [E],
         tile: Tile,
         keys: Range<usize>,
-        mut f: impl FnMut(usize, usize, Rows<'c, T>),
+        mut f: impl FnMut(usize, usize, Rows<'c, E>),
     ) {
         let dim = self.dims.dim;
-        let most = (IN_PLACE / (self.dims.kv_heads * dim * size_of::<T>())).clamp(4, PACK);
+        // Even, for pairs.
+        let most = (IN_PLACE / (self.dims.kv_heads * dim * size_of::<E>())).clamp(4, PACK) & !1;
         self.pieces(cache, tile, keys, most, |key, run| {
             let piece = run.count * run.stride;
             for g in 0..tile.kv_heads {

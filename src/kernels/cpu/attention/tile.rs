@@ -26,7 +26,7 @@ pub struct Rows<'a, T> {
 
 impl<T> Rows<'_, T> {
     /// Whether the slice holds all rows, each of `dim` elements.
-    fn fit(&self, dim: usize) -> bool {
+    pub fn fit(&self, dim: usize) -> bool {
         self.count > 0 && self.data.len() >= (self.count - 1) * self.stride + dim
     }
 }
@@ -142,9 +142,8 @@ impl Job for Weights<'_> {
 }
 
 /// Writes row `row` of `rows` as [`scores`] wants queries: whole lanes, padded with zeros, the rows of a block
-/// interleaved, so that one pointer reaches all of them.
-pub fn interleave<T: Float>(from: &[T], row: usize, rows: usize, to: &mut [f32]) {
-    let padded = from.len().next_multiple_of(LANES);
+/// interleaved, so that one pointer reaches all of them. Blocks begin every [`BLOCK`] times `padded` values.
+pub fn interleave<T: Float>(from: &[T], row: usize, rows: usize, to: &mut [f32], padded: usize) {
     let (first, r) = (row / BLOCK * BLOCK, row % BLOCK);
     let block = BLOCK.min(rows - first);
     for (i, lanes) in from.chunks(LANES).enumerate() {

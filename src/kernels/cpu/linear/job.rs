@@ -1,6 +1,12 @@
 //! One call: x packed in panels, then strips of weight rows as tasks of the pool.
 
-use std::{marker::PhantomData, mem::MaybeUninit, ops::Range};
+use std::{
+    array::from_fn,
+    marker::PhantomData,
+    mem::MaybeUninit,
+    ops::Range,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 use super::{
     super::simd::{Float, L2, prefetch},
@@ -85,16 +91,13 @@ impl<L: Dot<T>, T: Float, O: Float> Job<'_, L, T, O> {
             // SAFETY: the caller's promise; no other task has these panels.
             unsafe { L::enter(PackX(self, panels)) }
         });
-        // Enough tasks to even out the threads, each long enough to hide its start and, where the weights are
-        // read from memory, for its streams to get going.
+        // A launch costs about as much as some hundred thousand products.
         let strips = self.n.div_ceil(tile::rows::<L>());
-        let cost = tile::rows::<L>() * self.k * (self.rows + 12);
-        let each = if self.in_place() { 4 } else { 8 };
-        let share = (strips / (pool.threads() * each)).min((1 << 21) / cost.max(1)).max(1);
-        pool.run(strips.div_ceil(share), &|task| {
-            let strips = task * share..((task + 1) * share).min(strips);
-            // SAFETY: the caller's promise, and x is packed; no other task has these columns of out.
-            unsafe { L::enter(Strips(self, strips)) }
+        let cost = strips * tile::rows::<L>() * self.k * (self.rows + 12);
+        let shares = Shares::new(strips, pool.threads().min(cost >> 17));
+        pool.run(shares.count, &|share| {
+            // SAFETY: the caller's promise, and x is packed; a strip is taken once.
+            unsafe { L::enter(Strips(self, &shares, share)) }
         });
     }
 
@@ -152,8 +155,42 @@ impl<L: Dot<T>, T: Float, O: Float> Work for PackX<'_, L, T, O> {
     }
 }
 
-/// Some strips of weight rows by all of x.
-struct Strips<'a, L, T, O>(&'a Job<'a, L, T, O>, Range<usize>);
+/// The strips, cut in a share for each thread. A thread begins with its own, strip after strip, so that the memory
+/// system and the prefetch foresee what it reads; then it helps the others.
+struct Shares {
+    next: [Next; MAX_SHARES],
+    count: usize,
+    strips: usize,
+}
+
+/// The next strip of a share, on a cache line of its own.
+#[repr(align(64))]
+struct Next(AtomicUsize);
+
+/// More threads than this do not help one product.
+const MAX_SHARES: usize = 64;
+
+impl Shares {
+    fn new(strips: usize, count: usize) -> Self {
+        let count = count.clamp(1, MAX_SHARES);
+        Self { next: from_fn(|share| Next((share * strips / count).into())), count, strips }
+    }
+
+    /// A strip that is left of `share`, and that nobody else gets.
+    fn take(&self, share: usize) -> Option<usize> {
+        let strip = self.next[share].0.fetch_add(1, Relaxed);
+        (strip < (share + 1) * self.strips / self.count).then_some(strip)
+    }
+
+    /// The strips that are left, those of `own` first.
+    fn from(&self, own: usize) -> impl Iterator<Item = usize> {
+        let shares = (own..self.count).chain(0..own);
+        shares.flat_map(move |share| std::iter::from_fn(move || self.take(share)))
+    }
+}
+
+/// Strips of weight rows by all of x: first those of a share.
+struct Strips<'a, L, T, O>(&'a Job<'a, L, T, O>, &'a Shares, usize);
 
 /// A strip's weights in a block of k, packed.
 #[repr(align(64))]
@@ -162,18 +199,22 @@ struct Packed([MaybeUninit<u8>; STRIP_BYTES]);
 impl<L: Dot<T>, T: Float, O: Float> Work for Strips<'_, L, T, O> {
     #[inline(always)]
     unsafe fn run(self) {
-        let Self(job, strips) = self;
+        let Self(job, shares, own) = self;
         let width = tile::rows::<L>();
         let mut packed = Packed([const { MaybeUninit::uninit() }; STRIP_BYTES]);
         let packed: *mut u8 = packed.0.as_mut_ptr().cast();
         let mut sums = [const { MaybeUninit::uninit() }; CHUNK * MAX_ROWS];
         let sums = &mut sums[..job.rows * width];
-        // Each strip asks for the next one; nobody asked for the first.
-        let first = job.weight.wrapping_add(strips.start * width * job.k);
-        (0..width * job.k)
-            .step_by(LINE / size_of::<T>())
-            .for_each(|at| prefetch::<L2, T>(first.wrapping_add(at)));
-        for strip in strips {
+        let mut foreseen = usize::MAX;
+        for strip in shares.from(own) {
+            // Each strip asks for the next one; nobody asked for the first.
+            if strip != foreseen {
+                let first = job.weight.wrapping_add(strip * width * job.k);
+                (0..width * job.k)
+                    .step_by(LINE / size_of::<T>())
+                    .for_each(|at| prefetch::<L2, T>(first.wrapping_add(at)));
+            }
+            foreseen = strip + 1;
             let n0 = strip * width;
             // Only the rows in use: with few of them, clearing all would cost more than the work.
             sums.fill(MaybeUninit::new(0.0f32));

@@ -9,7 +9,7 @@ use super::super::simd::Float;
 
 /// A vector register seen as [`Self::GROUP`] blocks of 16 bytes. The unsafe functions ask that the CPU has the
 /// instructions of its level; pointers need no alignment.
-pub(super) trait Vector: Copy {
+pub(in super::super) trait Vector: Copy {
     /// Blocks of 16 bytes: one row of weights each.
     const GROUP: usize = size_of::<Self>() / BLOCK;
 
@@ -61,17 +61,17 @@ pub(super) trait Vector: Copy {
 }
 
 /// Bytes of a row that meet in one operand.
-pub(super) const BLOCK: usize = 16;
+pub(in super::super) const BLOCK: usize = 16;
 
 /// Work to do with the instructions of a level enabled. `run` is `#[inline(always)]`.
-pub(super) trait Work {
+pub(in super::super) trait Work {
     /// # Safety
     /// The CPU has the instructions of the level that was entered; the pointers inside cover what is used.
     unsafe fn run(self);
 }
 
 /// A set of vector instructions. Its unsafe functions ask that the CPU has them.
-pub(super) trait Level: Sized + 'static {
+pub(in super::super) trait Level: Sized + 'static {
     /// Its registers.
     type V: Vector;
     /// Rows of x in a tile, at most 6: four vectors of sums for each fill the registers.
@@ -85,10 +85,10 @@ pub(super) trait Level: Sized + 'static {
 }
 
 /// A level that multiplies every dtype as f32.
-pub(super) trait Fused: Level<V: Convert> {}
+pub(in super::super) trait Fused: Level<V: Convert> {}
 
 /// How bits of other dtypes become f32 vectors. Unsafe as [`Vector`] is.
-pub(super) trait Convert: Vector {
+pub(in super::super) trait Convert: Vector {
     /// # Safety
     /// See the trait; `from` covers an f16 for each lane.
     unsafe fn load_f16(from: *const f16) -> Self;
@@ -107,7 +107,7 @@ pub(super) trait Convert: Vector {
 }
 
 /// How elements of `T` are multiplied at a level. A *step* along k is what one vector of a row is loaded from.
-pub(super) trait Dot<T>: Level {
+pub(in super::super) trait Dot<T>: Level {
     /// A packed element: an operand's block holds `16 / size_of::<Packed>()` of a row.
     type Packed: Copy;
     /// Operands that a loaded vector is split into.
@@ -202,7 +202,7 @@ impl<L: Fused> Dot<bf16> for L {
 }
 
 /// What every CPU has: arrays that the compiler keeps in the vectors of the target's baseline.
-pub(super) struct Portable;
+pub(in super::super) struct Portable;
 
 impl Vector for [f32; 4] {
     #[inline(always)]

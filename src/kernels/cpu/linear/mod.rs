@@ -1,7 +1,7 @@
 //! `blocked`: matrix products on the CPU by strips of row-major weights and panels of x.
 //!
 //! - [`tile`]: the micro-kernels, and the rule of one summation order per SIMD level
-//! - [`lanes`], [`x86`]: what a SIMD level offers
+//! - [`lanes`], [`x86`]: what a SIMD level offers; attention's scores use it and the tiles, too
 //! - [`job`]: packing of x, and tasks
 //! - this file: the kernel and its choice of level
 //!
@@ -11,12 +11,12 @@
 //! time, into 18 KiB of its stack, and lets all panels of x pass by.
 
 mod job;
-mod lanes;
+pub(super) mod lanes;
 #[cfg(test)]
 mod tests;
-mod tile;
+pub(super) mod tile;
 #[cfg(target_arch = "x86_64")]
-mod x86;
+pub(super) mod x86;
 
 use std::sync::Arc;
 

@@ -17,35 +17,35 @@ use super::{
 use crate::device::Element;
 
 /// Vectors of a strip: as many as [`add_lanes`] takes.
-pub(super) const VECTORS: usize = 4;
+pub(in super::super) const VECTORS: usize = 4;
 
 /// Rows of weights in a strip.
-pub(super) const fn rows<L: Level>() -> usize {
+pub(in super::super) const fn rows<L: Level>() -> usize {
     VECTORS * <L::V as Vector>::GROUP
 }
 
 /// [`rows`] at the widest level.
-pub(super) const MAX_ROWS: usize = 16;
+pub(in super::super) const MAX_ROWS: usize = 16;
 
 /// Bytes of a packed strip's block of k at most: it stays in the L1 cache beside a panel of x.
-pub(super) const STRIP_BYTES: usize = 18 << 10;
+pub(in super::super) const STRIP_BYTES: usize = 18 << 10;
 
 /// The longest step of all levels.
 const MAX_STEP: usize = 32;
 
 /// Pointers to a strip's rows, from the block of k on that is at hand. At lower levels the first [`rows`] count.
-pub(super) type Rows<T> = [*const T; MAX_ROWS];
+pub(in super::super) type Rows<T> = [*const T; MAX_ROWS];
 
 /// The blocks of k, of equal whole steps but for the last: where each starts, and its length.
 #[inline(always)]
-pub(super) fn blocks<L: Dot<T>, T>(k: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(in super::super) fn blocks<L: Dot<T>, T>(k: usize) -> impl Iterator<Item = (usize, usize)> {
     let most = STRIP_BYTES / (rows::<L>() * size_of::<L::Packed>());
     let block = k.div_ceil(k.div_ceil(most).max(1)).next_multiple_of(L::STEP).max(1);
     (0..k.div_ceil(block)).map(move |b| (b * block, block.min(k - b * block)))
 }
 
 /// `k` rounded up to whole steps: the packed length of a row.
-pub(super) const fn padded<L: Dot<T>, T>(k: usize) -> usize {
+pub(in super::super) const fn padded<L: Dot<T>, T>(k: usize) -> usize {
     k.next_multiple_of(L::STEP)
 }
 
@@ -96,7 +96,12 @@ unsafe fn each_operand<L: Dot<T>, T: Element>(
 /// # Safety
 /// The CPU has level `L`; each row covers `len` elements, at most a block; `to` has [`STRIP_BYTES`].
 #[inline(always)]
-pub(super) unsafe fn pack_strip<L: Dot<T>, T: Element>(w: &Rows<T>, len: usize, ahead: usize, to: *mut u8) {
+pub(in super::super) unsafe fn pack_strip<L: Dot<T>, T: Element>(
+    w: &Rows<T>,
+    len: usize,
+    ahead: usize,
+    to: *mut u8,
+) {
     // SAFETY: the caller's promise; a block's operands fit.
     unsafe {
         each_operand::<L, T>(w, len, ahead, |i, v, weights| {
@@ -112,7 +117,12 @@ pub(super) unsafe fn pack_strip<L: Dot<T>, T: Element>(w: &Rows<T>, len: usize, 
 /// The CPU has level `L`; `x` covers `len` elements; `to`, this row's first operand, begins the packed panel less
 /// the rows before.
 #[inline(always)]
-pub(super) unsafe fn pack_x<L: Dot<T>, T: Element>(x: *const T, len: usize, rows: usize, to: *mut u8) {
+pub(in super::super) unsafe fn pack_x<L: Dot<T>, T: Element>(
+    x: *const T,
+    len: usize,
+    rows: usize,
+    to: *mut u8,
+) {
     let mut parts = [[[0u8; BLOCK]; 4]; 2];
     let mut to = to.cast::<[u8; BLOCK]>();
     for at in (0..len).step_by(L::STEP) {
@@ -219,7 +229,7 @@ unsafe fn add_lanes<L: Level, const C: usize>(acc: [[L::V; VECTORS]; C], sums: &
 
 /// Where a strip's weights are.
 #[derive(Clone, Copy)]
-pub(super) enum Strip<'a, T> {
+pub(in super::super) enum Strip<'a, T> {
     /// Packed by [`pack_strip`].
     Packed(*const u8),
     /// Where they lie, with `ahead` of [`each_operand`].
@@ -231,7 +241,7 @@ pub(super) enum Strip<'a, T> {
 /// # Safety
 /// The CPU has level `L`; the strip and `x`, at most [`Level::COLS`] rows, cover `len` elements of k.
 #[inline(always)]
-pub(super) unsafe fn add_products<L: Dot<T>, T: Element>(
+pub(in super::super) unsafe fn add_products<L: Dot<T>, T: Element>(
     strip: Strip<'_, T>,
     x: *const u8,
     len: usize,

@@ -10,12 +10,12 @@ use half::{bf16, f16};
 use super::lanes::{Convert, Dot, Fused, Level, Vector, Work};
 
 /// AVX2, FMA, F16C.
-pub(super) struct Avx2;
+pub(in super::super) struct Avx2;
 /// AVX-512 F, BW, VL, DQ.
-pub(super) struct Avx512;
+pub(in super::super) struct Avx512;
 /// [`Avx512`] with `vdpbf16ps`, for bf16 alone: products of neighbours summed in f32, no conversion.
 /// The instruction takes subnormal operands as zero and flushes subnormal results.
-pub(super) struct Avx512Bf16;
+pub(in super::super) struct Avx512Bf16;
 
 /// Clears the even elements of bf16 pairs.
 const ODD: i32 = 0xffff_0000_u32 as i32;
