@@ -300,9 +300,12 @@ fn one_attention<D: Device>(
 }
 
 fn sample<D: Device>(b: &mut Bench<'_, D>, table: &Table<Sample, D>, m: Model) {
-    for (what, greedy, top_k, tail) in
-        [("greedy", 1, 0, 0.0), ("plain", 0, 0, 0.0), ("top-k 50, top-p 0.9", 0, 50, 0.1)]
-    {
+    for (what, greedy, top_k, tail) in [
+        ("greedy", 1, 0, 0.0),
+        ("plain", 0, 0, 0.0),
+        ("top-p 0.9", 0, 0, 0.1),
+        ("top-k 50, top-p 0.9", 0, 50, 0.1),
+    ] {
         for rows in [1, 64] {
             let values: Vec<f32> =
                 (0..rows * m.vocab).map(|i| ((i * 7919) % 10_007) as f32 / 800.0).collect();
@@ -317,7 +320,7 @@ fn sample<D: Device>(b: &mut Bench<'_, D>, table: &Table<Sample, D>, m: Model) {
                     logits: logits.view(),
                     top_p_tail: tails.view(),
                     params: params.view(),
-                    spec: SampleSpec { random: greedy == 0, truncated: top_k > 0 },
+                    spec: SampleSpec { random: greedy == 0, truncated: tail > 0.0 },
                     out: out.view_mut(),
                 })
             });

@@ -65,6 +65,7 @@ pub fn support(logits: &[f32], top_k: usize, top_p: f64) -> Vec<f64> {
 }
 
 /// The probability that top-p may cut off: `1 - top_p`, rounded to f32.
+#[inline]
 pub fn top_p_tail(top_p: f64) -> f32 {
     (1.0 - top_p) as f32
 }

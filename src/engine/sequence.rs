@@ -198,6 +198,7 @@ impl Sequence {
 
     /// Known tokens: prompt and output.
     #[allow(clippy::len_without_is_empty)] // never empty
+    #[inline]
     pub fn len(&self) -> usize {
         self.tokens.len()
     }
@@ -208,6 +209,7 @@ impl Sequence {
     }
 
     /// Tokens generated so far.
+    #[inline]
     pub fn generated(&self) -> usize {
         self.tokens.len() - self.prompt_len
     }
@@ -218,11 +220,13 @@ impl Sequence {
     }
 
     /// Whether end-of-sequence and stop tokens must not be sampled next, because `min_tokens` is not yet reached.
+    #[inline]
     pub fn suppresses_stop(&self) -> bool {
         self.generated() < self.params.min_tokens
     }
 
     /// Log-probabilities to report with each token of the prompt; only the first of `n` sequences does.
+    #[inline]
     pub fn prompt_logprobs_wanted(&self) -> Option<usize> {
         self.params.prompt_logprobs.filter(|_| self.sample == 0)
     }
@@ -243,6 +247,7 @@ pub struct Sequences {
 
 impl Sequences {
     /// The sequence, unless it is gone.
+    #[inline]
     pub fn get(&self, id: SeqId) -> Option<&Sequence> {
         self.slots.get(id.slot())?.as_ref().filter(|seq| seq.id == id)
     }
@@ -285,6 +290,7 @@ impl Index<SeqId> for Sequences {
     type Output = Sequence;
 
     /// Panics if the sequence is gone.
+    #[inline]
     fn index(&self, id: SeqId) -> &Sequence {
         self.get(id).expect("a sequence that is not gone")
     }
