@@ -42,12 +42,13 @@ fn load(target: &str, body: &str) -> Result<(), (CUresult, String)> {
 #[test]
 fn instructions_that_are_not_built() {
     // Body, and what the log must hold. The body is line 7.
-    const CASES: [(&str, &str); 17] = [
+    const CASES: [(&str, &str); 18] = [
         ("wgmma.fence.sync.aligned;", "wgmma.fence.sync.aligned: wgmma (warpgroup matrix instructions)"),
         (
             "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%f1,%f2,%f3,%f4}, %rd1, %rd2, 1, 1, 1, 0, 0;",
             "wgmma (warpgroup matrix instructions)",
         ),
+        ("tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [tile], 32;", "tcgen05 (tensor memory)"),
         ("mbarrier.init.shared.b64 [tile], 1;", "mbarrier.init.shared.b64: mbarrier"),
         ("mbarrier.arrive.shared.b64 %rd1, [tile];", "mbarrier"),
         ("cp.async.mbarrier.arrive.shared.b64 [tile];", "mbarrier"),
