@@ -206,7 +206,7 @@ fn blocks(c: &mut Criterion<CpuTime>) {
         b.iter(|| {
             pool.grow(&mut seq, BLOCKS * 16);
             seq.computed = BLOCKS * 16;
-            pool.register(&mut seq);
+            pool.register(&mut seq, BLOCKS * 16);
             pool.release(&mut seq);
         });
     });
@@ -215,7 +215,7 @@ fn blocks(c: &mut Criterion<CpuTime>) {
         pool.extend_hashes(&mut seq);
         pool.grow(&mut seq, BLOCKS * 16);
         seq.computed = BLOCKS * 16;
-        pool.register(&mut seq);
+        pool.register(&mut seq, BLOCKS * 16);
         pool.release(&mut seq);
         b.iter(|| {
             pool.take_hits(&mut seq);

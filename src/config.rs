@@ -44,6 +44,9 @@ pub struct EngineConfig {
     /// Choose kernels whose result for a row does not depend on the batch, so that a request gives the same tokens
     /// alone and among others. The CPU's never depend on it.
     pub deterministic: bool,
+    /// Plan and start a step while the one before it still runs. What finishes is then noticed a step later, and tokens
+    /// that were computed for it are dropped; results are the same. `None`: where the device works while the host goes on.
+    pub async_scheduling: Option<bool>,
     /// Take up CUDA kernel files when they are saved, between steps.
     pub watch: bool,
     /// Tokens in a KV block, a multiple of 16.
@@ -77,6 +80,7 @@ impl Default for EngineConfig {
             tensor_parallel_size: 1,
             enforce_eager: false,
             deterministic: false,
+            async_scheduling: None,
             watch: false,
             kvcache_block_size: 256,
             num_kvcache_blocks: None,
@@ -217,6 +221,11 @@ impl SamplingParams {
     /// The defaults at temperature 0.
     pub fn greedy() -> Self {
         Self { temperature: 0.0, ..Self::default() }
+    }
+
+    /// Whether tokens so far change the logits of the next.
+    pub fn has_penalties(&self) -> bool {
+        [self.repetition_penalty, self.frequency_penalty, self.presence_penalty] != [1.0, 0.0, 0.0]
     }
 
     /// Checks every value for a model with `vocab_size` tokens.

@@ -83,6 +83,9 @@ pub struct EngineOptions {
     /// Launch each kernel by itself instead of replaying captured graphs
     #[arg(long)]
     enforce_eager: bool,
+    /// Start a step while the one before it still runs [default: true on cuda, false on the cpu]
+    #[arg(long, value_name = "BOOL")]
+    async_scheduling: Option<bool>,
     /// CUDA: reload kernel files between steps when they are saved, from LATHE_CUDA_DIR or cuda/ of the repository
     #[arg(long)]
     watch: bool,
@@ -128,6 +131,7 @@ impl EngineOptions {
         set(&mut config.kvcache_block_size, &self.kvcache_block_size);
         set(&mut config.seed, &self.engine_seed);
         config.enforce_eager |= self.enforce_eager;
+        config.async_scheduling = self.async_scheduling.or(config.async_scheduling);
         config.watch |= self.watch;
         config.enable_prefix_caching &= !self.no_prefix_caching;
         config.validate()?;

@@ -204,6 +204,8 @@ impl fmt::Debug for CpuBuffer {
 impl Device for Cpu {
     type Buffer = CpuBuffer;
     type Graph = Infallible;
+    /// The copy, and its size.
+    type Landing = (CpuBuffer, usize);
 
     fn describe(&self) -> String {
         format!("cpu ({} threads, {})", self.pool.threads(), self.simd)
@@ -238,6 +240,23 @@ impl Device for Cpu {
     fn read(&self, src: &CpuBuffer, offset: usize, dst: &mut [u8]) -> Result<()> {
         dst.copy_from_slice(&src.bytes()[offset..offset + dst.len()]);
         Ok(())
+    }
+
+    fn copy(&self, src: &CpuBuffer, from: usize, dst: &mut CpuBuffer, to: usize, bytes: usize) -> Result<()> {
+        self.write(dst, to, &src.bytes()[from..from + bytes])
+    }
+
+    fn landing(&self, bytes: usize) -> Result<Self::Landing> {
+        Ok((self.alloc(bytes)?, 0))
+    }
+
+    fn fetch(&self, src: &CpuBuffer, offset: usize, bytes: usize, to: &mut Self::Landing) -> Result<()> {
+        to.1 = bytes;
+        self.copy(src, offset, &mut to.0, 0, bytes)
+    }
+
+    fn landed<'a>(&self, landing: &'a mut Self::Landing) -> Result<&'a [u8]> {
+        Ok(&landing.0.bytes()[..landing.1])
     }
 
     fn synchronize(&self) -> Result<()> {

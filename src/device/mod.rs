@@ -19,7 +19,7 @@ pub type HostBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 /// A device: its memory and its queue. A clone is another handle to the same device.
 ///
-/// Work is enqueued in order; only [`Device::read`] and [`Device::synchronize`] wait for it.
+/// Work is enqueued in order; only [`Device::read`], [`Device::landed`] and [`Device::synchronize`] wait for it.
 pub trait Device: Clone + Send + Sync + 'static {
     /// Device memory; freed on drop.
     type Buffer: Send + Sync + fmt::Debug + 'static;
@@ -27,12 +27,18 @@ pub trait Device: Clone + Send + Sync + 'static {
     /// Recorded work.
     type Graph: Send + 'static;
 
+    /// Host memory that copies from the device land in while the host goes on.
+    type Landing: Send + 'static;
+
     /// Whether kernels are launched in a rehearsal too: such a device runs nothing then, but prepares what the launches
     /// ask for.
     const LAUNCHES_IN_REHEARSAL: bool = false;
 
     /// Whether it can record work.
     const RECORDS: bool = false;
+
+    /// Whether it works while the host goes on.
+    const ASYNCHRONOUS: bool = false;
 
     /// The name to print, e.g. `cpu (2 threads, avx2+fma)`.
     fn describe(&self) -> String;
@@ -60,6 +66,37 @@ pub trait Device: Clone + Send + Sync + 'static {
     /// # Errors
     /// [`crate::Error::Device`] when earlier work or the copy failed. Panics if `src` is too small.
     fn read(&self, src: &Self::Buffer, offset: usize, dst: &mut [u8]) -> Result<()>;
+
+    /// Copies `src[from..from + bytes]` to `dst[to..]`. Panics if either is too small.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the copy cannot be enqueued.
+    fn copy(
+        &self,
+        src: &Self::Buffer,
+        from: usize,
+        dst: &mut Self::Buffer,
+        to: usize,
+        bytes: usize,
+    ) -> Result<()>;
+
+    /// Room for `bytes`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the memory is not there.
+    fn landing(&self, bytes: usize) -> Result<Self::Landing>;
+
+    /// Enqueues a copy of `src[offset..offset + bytes]`. Panics if `src` or `to` is too small.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the copy cannot be enqueued.
+    fn fetch(&self, src: &Self::Buffer, offset: usize, bytes: usize, to: &mut Self::Landing) -> Result<()>;
+
+    /// Waits for the last [`Self::fetch`] to `landing`, and for no work that was enqueued later: its bytes, aligned to 64.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when work up to there failed.
+    fn landed<'a>(&self, landing: &'a mut Self::Landing) -> Result<&'a [u8]>;
 
     /// Waits for enqueued work.
     ///

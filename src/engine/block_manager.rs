@@ -142,7 +142,7 @@ impl BlockManager {
         let reads = self.caches() && seq.prompt_logprobs_wanted().is_none();
         let most = if reads { (seq.len() - 1) / self.block_size } else { 0 };
         let mut parent = seq.options.cache_salt;
-        seq.hashes[..most].iter().enumerate().map_while(move |(depth, &hash)| {
+        seq.hashes.iter().take(most).enumerate().map_while(move |(depth, &hash)| {
             let block = self.find(hash, depth, parent, self.block_of(seq, depth))?;
             parent = self.blocks[block as usize].name;
             Some((block, parent))
@@ -152,7 +152,7 @@ impl BlockManager {
     /// Extends `seq.hashes` to all full blocks of its tokens.
     pub fn extend_hashes(&self, seq: &mut Sequence) {
         let Some(hash) = self.hash else { return };
-        for depth in seq.hashes.len()..seq.len() / self.block_size {
+        for depth in seq.hashes.len()..seq.tokens.len() / self.block_size {
             let seed = seq.hashes.last().copied().unwrap_or(seq.options.cache_salt);
             seq.hashes.push(hash(seed, self.block_of(seq, depth)));
         }
@@ -203,17 +203,17 @@ impl BlockManager {
         seq.registered = (0, seq.options.cache_salt);
     }
 
-    /// Enters the sequence's newly computed full blocks in the prefix cache.
+    /// Enters the sequence's full blocks among its first `computed` tokens in the prefix cache.
     #[inline]
-    pub fn register(&mut self, seq: &mut Sequence) {
-        if self.caches() && seq.computed >= (seq.registered.0 + 1) * self.block_size {
-            self.register_new(seq);
+    pub fn register(&mut self, seq: &mut Sequence, computed: usize) {
+        if self.caches() && computed >= (seq.registered.0 + 1) * self.block_size {
+            self.register_new(seq, computed);
         }
     }
 
-    fn register_new(&mut self, seq: &mut Sequence) {
+    fn register_new(&mut self, seq: &mut Sequence, computed: usize) {
         self.extend_hashes(seq);
-        for depth in seq.registered.0..seq.computed / self.block_size {
+        for depth in seq.registered.0..computed / self.block_size {
             let (hash, parent) = (seq.hashes[depth], seq.registered.1);
             let tokens = self.block_of(seq, depth);
             let name = match self.find(hash, depth, parent, tokens) {

@@ -1,4 +1,7 @@
-//! The step loop: plan, check, move blocks, run, take the tokens.
+//! The step loop: plan, check, move blocks, start, take the tokens.
+//!
+//! An executor that [overlaps](Executor::overlaps) gets the next step before the tokens of the one that runs are taken:
+//! planning, preparing and whatever the caller does with tokens then costs the device nothing.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -62,7 +65,7 @@ pub struct Stats {
     pub steps: usize,
     /// Tokens of prompts computed for the first time.
     pub prefill_tokens: usize,
-    /// Generated tokens computed for the first time.
+    /// Generated tokens computed for the first time. Where steps overlap, also one of each sequence that had just ended.
     pub decode_tokens: usize,
     /// Tokens computed again after a preemption.
     pub recomputed_tokens: usize,
@@ -88,9 +91,9 @@ impl Stats {
     }
 }
 
-/// Appends a token. Returns why the sequence ends now, if it does.
+/// Appends a token that was pending. Returns why the sequence ends now, if it does.
 fn append(seq: &mut Sequence, token: u32, eos: &[u32]) -> Option<FinishReason> {
-    let may_stop = !seq.suppresses_stop();
+    let may_stop = seq.generated() >= seq.params.min_tokens;
     seq.tokens.push(token);
     #[allow(clippy::manual_contains)] // a plain loop is faster on lists this short
     let is_in = |ids: &[u32]| ids.iter().any(|&id| id == token);
@@ -98,7 +101,20 @@ fn append(seq: &mut Sequence, token: u32, eos: &[u32]) -> Option<FinishReason> {
     if may_stop && (is_in(&params.stop_token_ids) || (!params.ignore_eos && is_in(eos))) {
         Some(FinishReason::StopToken(token))
     } else {
-        (seq.len() >= seq.max_len).then_some(FinishReason::Length)
+        (seq.tokens.len() >= seq.max_len).then_some(FinishReason::Length)
+    }
+}
+
+/// A step that was started and not yet taken.
+#[derive(Debug, Default)]
+struct Flight {
+    items: Vec<Item>,
+    result: StepResult,
+}
+
+impl Flight {
+    fn samples(&self) -> usize {
+        self.items.iter().filter(|item| item.sample).count()
     }
 }
 
@@ -118,14 +134,16 @@ pub struct Engine {
     waiting: VecDeque<SeqId>,
     running: Vec<SeqId>,
     held: Vec<SeqId>,
+    /// Wait for their last token only, which a flight draws.
+    ending: Vec<SeqId>,
     /// Gone when the next step begins.
     finished: Vec<SeqId>,
     // Kept from step to step for their memory.
     plan: Plan,
     check: PlanCheck,
-    items: Vec<Item>,
     chunks: Vec<Item>,
-    result: StepResult,
+    flights: VecDeque<Flight>,
+    landed: Vec<Flight>,
     events: Vec<Event>,
     /// Requests of several sequences whose first has just computed the prompt.
     ready: Vec<RequestId>,
@@ -174,12 +192,13 @@ impl Engine {
             waiting: VecDeque::new(),
             running: Vec::new(),
             held: Vec::new(),
+            ending: Vec::new(),
             finished: Vec::new(),
             plan: Plan::default(),
             check: PlanCheck::default(),
-            items: Vec::new(),
             chunks: Vec::new(),
-            result: StepResult::default(),
+            flights: VecDeque::new(),
+            landed: Vec::new(),
             events: Vec::new(),
             ready: Vec::new(),
         }
@@ -187,7 +206,7 @@ impl Engine {
 
     /// Goes on with another policy. Requests keep their state.
     pub fn set_scheduler(&mut self, mut scheduler: Box<dyn Scheduler>) {
-        let mut ids: Vec<_> = self.waiting.iter().chain(&self.running).copied().collect();
+        let mut ids: Vec<_> = self.waiting.iter().chain(&self.running).chain(&self.ending).copied().collect();
         ids.sort_unstable();
         ids.into_iter().for_each(|id| scheduler.added(&self.seqs[id]));
         self.scheduler = scheduler;
@@ -272,7 +291,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Runs one step and tells what came of it, in the batch's order. Without unfinished requests it does nothing.
+    /// Runs one step and tells what came of it, in the batch's order. Without unfinished requests it does nothing. With an
+    /// executor that overlaps, it also starts the next step.
     ///
     /// # Errors
     /// [`Error::Plan`] if the policy broke a rule: nothing has changed, and [`Self::set_scheduler`] can mend it.
@@ -283,36 +303,39 @@ impl Engine {
             self.seqs.remove(id);
         }
         self.events.clear();
-        if self.is_finished() {
-            return Ok(&self.events);
+        if self.flights.is_empty() && !self.is_finished() {
+            self.start()?;
         }
-        let admitted = self.plan()?;
-        let want = self.commit(admitted);
-        self.result.clear();
-        let num_decodes = self.items.partition_point(|item| item.tokens == 1);
-        let batch = Batch { items: &self.items, num_decodes, seqs: &self.seqs };
-        self.executor.execute(&batch, &mut self.result)?;
-        if self.result.sampled.len() != want {
-            let (got, want) =
-                (self.result.sampled.len().to_string(), format!("{want}, one for each item to sample"));
-            return Err(Error::Argument { op: "execute", what: "the number of sampled tokens", got, want });
+        if self.may_go_ahead() {
+            self.start()?;
         }
-        self.postprocess();
+        if !self.flights.is_empty() {
+            self.take()?;
+        }
         Ok(&self.events)
     }
 
-    /// What the policy planned for the latest step.
+    /// What the policy planned for the step that was started last.
     pub fn planned(&self) -> &Plan {
         &self.plan
     }
 
-    /// What the latest step computed.
+    /// What the step that was taken last computed.
     pub fn computed(&self) -> &[Item] {
-        &self.items
+        self.landed.last().map_or(&[], |flight| &flight.items)
     }
 
-    /// Returns how many sequences the plan admits.
-    fn plan(&mut self) -> Result<usize> {
+    /// Whether a step may be started although the one before it has not been taken.
+    fn may_go_ahead(&self) -> bool {
+        let Some(flight) = self.flights.front().filter(|_| self.executor.overlaps()) else { return false };
+        // Penalties look at every token so far.
+        let needed = |item: &Item| item.sample && self.seqs[item.id].params.has_penalties();
+        let work = !self.running.is_empty() || !self.waiting.is_empty();
+        work && !flight.items.iter().any(|item| self.seqs.get(item.id).is_some() && needed(item))
+    }
+
+    /// Plans a step and gives it to the executor.
+    fn start(&mut self) -> Result<()> {
         self.plan.clear();
         let view = View {
             seqs: &self.seqs,
@@ -322,11 +345,28 @@ impl Engine {
             now: self.clock.now(),
         };
         self.scheduler.plan(&view, self.budget, &mut self.plan);
-        self.check.check(self.scheduler.name(), &view, self.budget, &self.plan)
+        // What a flight ends may hold the blocks that all others wait for.
+        if self.plan == Plan::default() && !self.flights.is_empty() {
+            return Ok(());
+        }
+        let admitted = self.check.check(self.scheduler.name(), &view, self.budget, &self.plan)?;
+        let mut flight = self.landed.pop().unwrap_or_default();
+        flight.result.clear();
+        self.commit(admitted, &mut flight.items);
+        let num_decodes = flight.items.partition_point(|item| item.tokens == 1);
+        let batch = Batch { items: &flight.items, num_decodes, seqs: &self.seqs };
+        let done = self.executor.execute(&batch, &mut flight.result);
+        if done.is_ok() {
+            self.advance(&flight.items);
+            self.flights.push_back(flight);
+        } else {
+            self.landed.push(flight);
+        }
+        done
     }
 
-    /// Moves sequences and blocks as planned and makes the batch. Returns how many of its items are sampled.
-    fn commit(&mut self, mut admitted: usize) -> usize {
+    /// Moves sequences and blocks as planned and makes the batch.
+    fn commit(&mut self, mut admitted: usize, items: &mut Vec<Item>) {
         for &id in &self.plan.preempt {
             let seq = self.seqs.at(id);
             seq.computed_before = seq.computed_before.max(seq.computed);
@@ -361,50 +401,113 @@ impl Engine {
             self.waiting.remove(self.waiting.partition_point(|&other| other < id));
             self.running.insert(self.running.partition_point(|&other| other < id), id);
         }
-        let mut samples = 0;
-        self.items.clear();
+        items.clear();
         for &(id, tokens) in &self.plan.run {
             let seq = self.seqs.at(id);
             let end = seq.computed + tokens;
             self.pool.grow(seq, end);
             let item = Item { id, start: seq.computed, tokens, sample: end == seq.len() };
-            samples += usize::from(item.sample);
-            if tokens == 1 { self.items.push(item) } else { self.chunks.push(item) }
+            if tokens == 1 { items.push(item) } else { self.chunks.push(item) }
         }
-        self.items.append(&mut self.chunks);
-        samples
+        items.append(&mut self.chunks);
     }
 
-    /// Takes what the executor computed.
-    fn postprocess(&mut self) {
-        if let Clock::Virtual(now) = &mut self.clock {
-            *now += self.result.virtual_seconds;
-        }
-        let now = self.clock.now();
-        for (id, logprobs) in self.result.logprobs.drain(..) {
-            self.seqs.at(id).logprobs.push(logprobs);
-        }
-        for (id, position, logprobs) in self.result.prompt_logprobs.drain(..) {
-            let seq = self.seqs.at(id);
-            seq.prompt_logprobs.resize(seq.prompt_len, None);
-            seq.prompt_logprobs[position] = Some(logprobs);
-        }
-        let mut sampled = self.result.sampled.iter();
-        let (mut decoded, mut invalid, before) = (0, 0, self.finished.len());
-        for item in &self.items {
+    /// What is certain of a step that was started: its tokens count as computed, and those that it draws are pending.
+    fn advance(&mut self, items: &[Item]) {
+        let mut decoded = 0;
+        for item in items {
             let seq = self.seqs.at(item.id);
-            let end = item.start + item.tokens;
             if item.start >= seq.prompt_len.max(seq.computed_before) {
                 decoded += item.tokens;
             } else {
                 self.stats.count_chunk(item, seq);
             }
-            seq.computed = end;
-            self.pool.register(seq);
-            if !item.sample {
-                continue;
+            seq.computed = item.start + item.tokens;
+            seq.pending += u32::from(item.sample);
+            if seq.len() >= seq.max_len {
+                self.ending.push(item.id);
             }
-            let (token, finish) = match *sampled.next().expect("counted in step") {
+        }
+        self.stats.decode_tokens += decoded;
+        if !self.ending.is_empty() {
+            let seqs = &self.seqs;
+            self.running.retain(|&id| seqs[id].len() < seqs[id].max_len);
+        }
+    }
+
+    /// Waits for the earliest flight and takes what it computed.
+    fn take(&mut self) -> Result<()> {
+        let Some(mut flight) = self.flights.pop_front() else { return Ok(()) };
+        let (collected, want) = (self.executor.collect(&mut flight.result), flight.samples());
+        let got = flight.result.sampled.len();
+        let checked = collected.and_then(|()| match got == want {
+            true => Ok(()),
+            false => Err(Error::Argument {
+                op: "execute",
+                what: "the number of sampled tokens",
+                got: got.to_string(),
+                want: format!("{want}, one for each item to sample"),
+            }),
+        });
+        if checked.is_ok() {
+            self.postprocess(&mut flight);
+        } else {
+            // The latest first.
+            while let Some(later) = self.flights.pop_back() {
+                self.undo(&later.items);
+            }
+            self.undo(&flight.items);
+        }
+        self.landed.push(flight);
+        checked
+    }
+
+    /// Takes back what [`Self::advance`] did; the tokens will be computed again.
+    fn undo(&mut self, items: &[Item]) {
+        for item in items {
+            let Some(seq) = self.seqs.live(item.id) else { continue };
+            seq.computed_before = seq.computed_before.max(item.start + item.tokens);
+            seq.computed = seq.computed.min(item.start);
+            seq.pending -= u32::from(item.sample);
+            // Its place may be taken.
+            if let Some(at) = self.ending.iter().position(|&id| id == item.id) {
+                self.ending.remove(at);
+                self.pool.release(seq);
+                seq.status = Status::Waiting;
+                self.waiting.insert(self.waiting.partition_point(|&other| other < item.id), item.id);
+            }
+        }
+    }
+
+    fn postprocess(&mut self, flight: &mut Flight) {
+        if let Clock::Virtual(now) = &mut self.clock {
+            *now += flight.result.virtual_seconds;
+        }
+        let now = self.clock.now();
+        for (id, logprobs) in flight.result.logprobs.drain(..) {
+            if let Some(seq) = self.seqs.live(id) {
+                seq.logprobs.push(logprobs);
+            }
+        }
+        for (id, position, logprobs) in flight.result.prompt_logprobs.drain(..) {
+            if let Some(seq) = self.seqs.live(id) {
+                seq.prompt_logprobs.resize(seq.prompt_len, None);
+                seq.prompt_logprobs[position] = Some(logprobs);
+            }
+        }
+        let mut sampled = flight.result.sampled.iter();
+        let (mut invalid, before) = (0, self.finished.len());
+        for item in &flight.items {
+            let drawn = item.sample.then(|| *sampled.next().expect("counted in take"));
+            // It may have ended after the step was started.
+            let Some(seq) = self.seqs.live(item.id) else { continue };
+            // A sequence that was preempted meanwhile has no blocks any more.
+            if seq.status == Status::Running {
+                self.pool.register(seq, item.start + item.tokens);
+            }
+            let Some(drawn) = drawn else { continue };
+            seq.pending -= 1;
+            let (token, finish) = match drawn {
                 Sampled::Invalid => {
                     invalid += 1;
                     (None, Some(FinishReason::Error))
@@ -421,7 +524,6 @@ impl Engine {
             let (id, request, sample) = (seq.id, seq.request, seq.sample);
             self.events.push(Event { id, request, sample, token, finish });
         }
-        self.stats.decode_tokens += decoded;
         self.stats.sampled_tokens += self.events.len() - invalid;
         self.stats.steps += 1;
         for at in 0..self.events.len() {
@@ -431,10 +533,19 @@ impl Engine {
             }
         }
         if self.finished.len() > before {
-            self.running.retain(|&id| !self.seqs[id].is_finished());
+            self.unqueue(|seqs, id| seqs[id].is_finished());
         }
         while let Some(request) = self.ready.pop() {
             self.release_held(request);
+        }
+    }
+
+    /// Takes sequences out of the queues that they are in.
+    fn unqueue(&mut self, gone: impl Fn(&Sequences, SeqId) -> bool) {
+        let seqs = &self.seqs;
+        self.waiting.retain(|&id| !gone(seqs, id));
+        for queue in [&mut self.running, &mut self.held, &mut self.ending] {
+            queue.retain(|&id| !gone(seqs, id));
         }
     }
 
@@ -455,20 +566,12 @@ impl Engine {
     /// Returns whether any of them was unfinished.
     pub fn abort(&mut self, request: RequestId) -> bool {
         let before = self.finished.len();
-        let mut others = |id: &SeqId| {
-            let near = id.number().wrapping_sub(request.0) < SamplingParams::MAX_N as u64;
-            let mine = near && self.seqs[*id].request == request;
-            if mine {
-                self.finished.push(*id);
-            }
-            !mine
-        };
-        self.waiting.retain(&mut others);
-        self.running.retain(&mut others);
-        self.held.retain(&mut others);
+        let queues = self.waiting.iter().chain(&self.running).chain(&self.held).chain(&self.ending);
+        self.finished.extend(queues.filter(|&&id| self.seqs[id].request == request));
         for at in before..self.finished.len() {
             self.end(self.finished[at], FinishReason::Abort);
         }
+        self.unqueue(|seqs, id| seqs[id].request == request);
         self.finished.len() > before
     }
 
@@ -478,11 +581,9 @@ impl Engine {
         if self.seqs.get(id).is_none_or(Sequence::is_finished) {
             return;
         }
-        self.waiting.retain(|&other| other != id);
-        self.running.retain(|&other| other != id);
-        self.held.retain(|&other| other != id);
         self.finished.push(id);
         self.end(id, reason);
+        self.unqueue(|_, other| other == id);
         // Those that waited for it to compute their prompt need not wait any more.
         self.release_held(self.seqs[id].request);
     }
@@ -514,9 +615,14 @@ impl Engine {
         &self.running
     }
 
-    /// Unfinished sequences: waiting, running, and those of `n` that wait for the first.
+    /// Sequences that hold blocks and only wait for a last token that is on its way.
+    pub fn ending(&self) -> &[SeqId] {
+        &self.ending
+    }
+
+    /// Unfinished sequences: waiting, running, those of `n` that wait for the first, and those whose last token is on its way.
     pub fn num_unfinished(&self) -> usize {
-        self.waiting.len() + self.running.len() + self.held.len()
+        self.waiting.len() + self.running.len() + self.held.len() + self.ending.len()
     }
 
     /// The pool of KV blocks.

@@ -5,7 +5,8 @@ use crate::error::Result;
 
 /// Runs one validated batch.
 pub trait Executor: Send {
-    /// Computes the keys and values of every item's tokens, and samples a token for every item that asks for one.
+    /// Computes the keys and values of every item's tokens, and samples a token for every item that asks for one, or
+    /// starts to.
     ///
     /// `out` comes cleared.
     ///
@@ -13,6 +14,20 @@ pub trait Executor: Send {
     /// Whatever failed. The engine then takes nothing from `out`; no sequence loses or gains a token, and the same
     /// positions are asked for again.
     fn execute(&mut self, batch: &Batch<'_>, out: &mut StepResult) -> Result<()>;
+
+    /// Waits for the earliest batch whose results were not collected, and adds to `out` what `execute` did not.
+    ///
+    /// # Errors
+    /// As [`Self::execute`], for this batch and all later ones, which the executor forgets.
+    fn collect(&mut self, _out: &mut StepResult) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether a batch may come before the one before it was collected. Tokens that that draws are then
+    /// [pending](super::Sequence::pending), and a batch with them has them from where they were drawn.
+    fn overlaps(&self) -> bool {
+        false
+    }
 }
 
 /// The work of one step.

@@ -23,6 +23,8 @@ pub struct Tail {
     pub process: bool,
     /// What the rows ask for.
     pub spec: SampleSpec,
+    /// Columns of log-probabilities; 0: nobody asks.
+    pub columns: usize,
 }
 
 /// Records, made when they are first wanted.

@@ -1,12 +1,16 @@
 //! The model runner: one engine step as tensors, through the decoder, the logits and the sampler.
+//!
+//! [`Executor::execute`] enqueues a step and the copies of what comes of it; [`Executor::collect`] waits for those. A step
+//! may be enqueued before the one before it was collected: tokens that only the device knows are copied there from
+//! where they were drawn, and order on the device does the rest.
 
 use super::{
     executor::{Batch, Executor, Item, Sampled, StepResult},
     graphs::{Graphs, Tail, sizes},
-    logprobs::token_logprobs,
+    logprobs::{FetchedLogprobs, LogprobsOutput, columns},
     sampling_input::SamplingInput,
     sequence::{SeqId, Sequence},
-    staged::Staged,
+    staged::{Fetched, Staged},
     step_input::Input,
 };
 use crate::{
@@ -28,21 +32,53 @@ pub struct Runner<D: Device> {
     sampling: SamplingInput<D>,
     /// Token rows whose logits are wanted now.
     rows: Staged<D, i32>,
-    /// `[rows]` i32.
+    /// `[rows]` i32: what the last step drew.
     sampled: Tensor<D>,
+    /// By slot: the row that drew the sequence's next token in the last step, if it did.
+    drew: Vec<u32>,
+    logprobs: LogprobsOutput<D>,
+    /// Tokens of the prompt whose log-probabilities are told, and those.
+    targets: Staged<D, i32>,
+    told: FetchedLogprobs<D>,
+    /// Steps that were enqueued and collected, in turns; a step's flight is that of its number, modulo two.
+    flights: [Flight<D>; 2],
+    enqueued: usize,
+    collected: usize,
+    /// Whether steps may overlap, and whether what the last one drew can be relied on.
+    overlap: bool,
+    intact: bool,
     /// Most rows of logits at a time.
     max_rows: usize,
     num_blocks: usize,
     /// Rows of the step whose next token is drawn, then rows that only tell of the prompt.
     draws: Vec<(i32, SeqId)>,
     tells: Vec<(i32, SeqId, usize)>,
-    /// The drawn tokens on the host.
-    tokens: Vec<i32>,
-    /// Raw logits on the host, where log-probabilities are asked for.
+    /// Logits on the host, to score.
     raw: Vec<f32>,
     /// Recorded decode steps.
     graphs: Graphs<D>,
 }
+
+/// A step on its way.
+struct Flight<D: Device> {
+    /// Who drew a token, by row, and how many of the likeliest tokens they want told.
+    draws: Vec<(SeqId, Option<usize>)>,
+    sampled: Fetched<D, i32>,
+    logprobs: FetchedLogprobs<D>,
+}
+
+impl<D: Device> Flight<D> {
+    fn new(dev: &D, rows: usize) -> Result<Self> {
+        Ok(Self {
+            draws: Vec::with_capacity(rows),
+            sampled: Fetched::new(dev, rows)?,
+            logprobs: FetchedLogprobs::new(dev, rows * COLUMNS)?,
+        })
+    }
+}
+
+/// Columns of log-probabilities that there is room for from the start.
+const COLUMNS: usize = 1 + 32;
 
 impl<D: Device> Runner<D> {
     /// Allocates everything that a step needs: activations for `max_num_batched_tokens`, logits for
@@ -66,12 +102,20 @@ impl<D: Device> Runner<D> {
             sampling: SamplingInput::new(dev, seqs, model.vocab_size, &model.eos)?,
             rows: Staged::new(dev, seqs)?,
             sampled: Tensor::zeros(dev, DType::I32, &[seqs])?,
+            drew: Vec::new(),
+            logprobs: LogprobsOutput::new(dev, seqs * COLUMNS)?,
+            targets: Staged::new(dev, seqs)?,
+            told: FetchedLogprobs::new(dev, seqs * COLUMNS)?,
+            flights: [Flight::new(dev, seqs)?, Flight::new(dev, seqs)?],
+            enqueued: 0,
+            collected: 0,
+            overlap: config.async_scheduling.unwrap_or(D::ASYNCHRONOUS),
+            intact: true,
             max_rows: seqs,
             num_blocks: 1,
             decoder,
             draws: Vec::with_capacity(seqs),
             tells: Vec::new(),
-            tokens: Vec::with_capacity(seqs),
             raw: Vec::new(),
             graphs: Graphs::new(
                 if config.enforce_eager || !D::RECORDS { 0 } else { seqs },
@@ -142,7 +186,8 @@ impl<D: Device> Runner<D> {
                 self.sampling.spec = SampleSpec { random, truncated };
                 // What a sampler does not support, it refuses when a request asks for it.
                 if supported(&*self.kernels.sample, &self.sampling.spec).is_ok() {
-                    self.tail(true)?;
+                    let spec = self.sampling.spec;
+                    self.tail(Tail { size, process: true, spec, columns: columns(0, self.vocab()) })?;
                 }
             }
         }
@@ -160,15 +205,20 @@ impl<D: Device> Runner<D> {
         Ok(())
     }
 
+    fn vocab(&self) -> usize {
+        self.decoder.config().vocab_size
+    }
+
     /// Runs the staged tokens through the decoder.
     fn forward(&mut self, decodes: usize) -> Result<()> {
-        self.input.upload(self.queue.dev())?;
+        self.input.upload(self.queue.dev(), &self.sampled)?;
         let input = self.input.step(decodes);
         self.decoder.forward(&mut self.queue, &self.kernels, &input, &mut self.kv, &mut self.act)
     }
 
-    /// Enqueues the draw of the staged rows: their logits, processed if `process`, to `self.sampled`.
-    fn tail(&mut self, process: bool) -> Result<()> {
+    /// Enqueues the draw of the staged rows, to `self.sampled`, and their log-probabilities, to `self.logprobs`.
+    fn tail(&mut self, Tail { process, columns, .. }: Tail) -> Result<()> {
+        let softcap = self.decoder.config().final_softcap;
         let mut logits =
             self.decoder.logits(&mut self.queue, &self.kernels, self.rows.view(), &mut self.act)?;
         let (rows, s) = (self.rows.host.len(), &self.sampling);
@@ -182,7 +232,7 @@ impl<D: Device> Runner<D> {
                 bias_start: s.bias_start.view(),
                 bias_ids: s.bias_ids.view(),
                 bias_values: s.bias_values.view(),
-                softcap: self.decoder.config().final_softcap,
+                softcap,
             };
             run(&*self.kernels.logits, &mut self.queue, args)?;
         }
@@ -193,30 +243,67 @@ impl<D: Device> Runner<D> {
             spec: s.spec,
             out: self.sampled.rows_mut(0..rows),
         };
-        run(&*self.kernels.sample, &mut self.queue, args)
+        run(&*self.kernels.sample, &mut self.queue, args)?;
+        if columns == 0 {
+            return Ok(());
+        }
+        if process {
+            // The same bits once more: processing was in place.
+            let (rows, act) = (self.rows.view(), &mut self.act);
+            logits = self.decoder.logits(&mut self.queue, &self.kernels, rows, act)?;
+        }
+        let (kernel, tokens) = (&*self.kernels.logprobs, self.sampled.rows(0..rows));
+        self.logprobs.compute(&mut self.queue, kernel, logits.as_view(), tokens, softcap, columns)
     }
 
-    /// Whether the staged rows' logits change before the draw.
-    fn needs_processing(&self) -> bool {
-        self.sampling.needs_processing() || self.decoder.config().final_softcap.is_some()
+    /// Stages the draws, with greedy ones that nobody wants until there are `size`.
+    fn stage_draws(&mut self, batch: &Batch<'_>, size: usize) -> Result<Tail> {
+        self.rows.host.clear();
+        self.sampling.clear();
+        for &(row, id) in &self.draws {
+            self.rows.host.push(row);
+            self.sampling.push(&batch.seqs[id]);
+        }
+        let told = self.sampling.logprobs().map_or(0, |top| columns(top, self.vocab()));
+        self.rows.host.extend(self.draws.len() as i32..size as i32);
+        self.sampling.pad(size);
+        let dev = self.queue.dev();
+        self.rows.upload(dev)?;
+        self.sampling.upload(dev)?;
+        self.logprobs.reserve(dev, size * told)?;
+        let process = self.sampling.needs_processing() || self.decoder.config().final_softcap.is_some();
+        Ok(Tail { size, process, spec: self.sampling.spec, columns: told })
     }
 
-    /// Takes the first `rows` drawn tokens.
-    fn take_sampled(&mut self, rows: usize, out: &mut StepResult) -> Result<()> {
-        self.sampled.rows(0..rows).read_to(self.queue.dev(), &mut self.tokens)?;
-        out.sampled
-            .extend(self.tokens.iter().map(|&t| u32::try_from(t).map_or(Sampled::Invalid, Sampled::Token)));
+    /// Enqueues the copies of what was drawn.
+    fn fetch(&mut self, batch: &Batch<'_>, columns: usize) -> Result<()> {
+        let (dev, rows) = (self.queue.dev(), self.draws.len());
+        let flight = &mut self.flights[self.enqueued % 2];
+        flight.draws.clear();
+        flight.draws.extend(self.draws.iter().map(|&(_, id)| (id, batch.seqs[id].params.logprobs)));
+        if rows > 0 {
+            flight.sampled.start(dev, &self.sampled.rows(0..rows))?;
+        }
+        if columns > 0 {
+            flight.logprobs.start(dev, &self.logprobs, rows, columns)?;
+        }
+        for (row, (id, _)) in flight.draws.iter().enumerate() {
+            if id.slot() >= self.drew.len() {
+                self.drew.resize(id.slot() + 1, 0);
+            }
+            self.drew[id.slot()] = row as u32;
+        }
         Ok(())
     }
 
     /// A step in which every sequence decodes and samples, by replaying records: the decoder's, and, while that runs
     /// and the host stages the sampling, the draw's.
-    fn replay(&mut self, batch: &Batch<'_>, out: &mut StepResult) -> Result<()> {
+    fn replay(&mut self, batch: &Batch<'_>) -> Result<Tail> {
         let size = self.graphs.size(batch.items.len());
         let dev = self.queue.dev().clone();
         self.input.pad(size);
-        self.input.upload(&dev)?;
-        self.graphs.check(self.queue.scratch_bytes() + self.sampling.capacity());
+        self.input.upload(&dev, &self.sampled)?;
+        self.graphs.check(self.memory());
         if !self.graphs.steps.contains_key(&size) {
             let lens = vec![SeqLen { q: 1, kv: self.graphs.max_len }; size];
             let input = self.input.step_with(size, &lens);
@@ -226,22 +313,19 @@ impl<D: Device> Runner<D> {
             self.graphs.steps.insert(size, graph);
         }
         dev.replay(&self.graphs.steps[&size])?;
-        self.rows.host.clear();
-        self.rows.host.extend(0..size as i32);
-        self.sampling.clear();
-        batch.items.iter().for_each(|item| self.sampling.push(&batch.seqs[item.id]));
-        self.sampling.pad(size);
-        self.rows.upload(&dev)?;
-        self.sampling.upload(&dev)?;
-        let process = self.needs_processing();
-        let tail = Tail { size, process, spec: self.sampling.spec };
-        self.graphs.check(self.queue.scratch_bytes() + self.sampling.capacity());
+        let tail = self.stage_draws(batch, size)?;
+        self.graphs.check(self.memory());
         if !self.graphs.tails.contains_key(&tail) {
-            let graph = dev.record(&mut || self.tail(process))?;
+            let graph = dev.record(&mut || self.tail(tail))?;
             self.graphs.tails.insert(tail, graph);
         }
         dev.replay(&self.graphs.tails[&tail])?;
-        self.take_sampled(batch.items.len(), out)
+        Ok(tail)
+    }
+
+    /// How much of the memory that records refer to there is, as far as it may grow.
+    fn memory(&self) -> usize {
+        self.queue.scratch_bytes() + self.sampling.capacity() + self.logprobs.capacity()
     }
 
     /// The unprocessed (but soft-capped) logits of `rows`, at most `max_rows` of them, to `self.raw`.
@@ -251,46 +335,8 @@ impl<D: Device> Runner<D> {
         self.rows.upload(self.queue.dev())?;
         let logits = self.decoder.logits(&mut self.queue, &self.kernels, self.rows.view(), &mut self.act)?;
         logits.as_view().read_to(self.queue.dev(), &mut self.raw)?;
-        self.soft_cap();
-        Ok(())
-    }
-
-    fn soft_cap(&mut self) {
         if let Some(cap) = self.decoder.config().final_softcap {
             self.raw.iter_mut().for_each(|v| *v = cap * (*v / cap).tanh());
-        }
-    }
-
-    /// Draws the next token of rows `range` of `self.draws`.
-    fn draw(&mut self, batch: &Batch<'_>, range: std::ops::Range<usize>, out: &mut StepResult) -> Result<()> {
-        let draws = &self.draws[range.clone()];
-        self.rows.host.clear();
-        self.sampling.clear();
-        for &(row, id) in draws {
-            self.rows.host.push(row);
-            self.sampling.push(&batch.seqs[id]);
-        }
-        let dev = self.queue.dev().clone();
-        self.rows.upload(&dev)?;
-        self.sampling.upload(&dev)?;
-        let keep_raw = self.sampling.wants_logprobs();
-        if keep_raw {
-            let logits =
-                self.decoder.logits(&mut self.queue, &self.kernels, self.rows.view(), &mut self.act)?;
-            logits.as_view().read_to(&dev, &mut self.raw)?;
-        }
-        self.tail(self.needs_processing())?;
-        self.take_sampled(range.len(), out)?;
-        if keep_raw {
-            self.soft_cap();
-            let vocab = self.decoder.config().vocab_size;
-            for ((logits, &token), &(_, id)) in
-                self.raw.chunks_exact(vocab).zip(&self.tokens).zip(&self.draws[range])
-            {
-                if let (Some(top), Ok(token)) = (batch.seqs[id].params.logprobs, u32::try_from(token)) {
-                    out.logprobs.push((id, token_logprobs(logits, token, top)));
-                }
-            }
         }
         Ok(())
     }
@@ -301,7 +347,6 @@ impl<D: Device> Runner<D> {
             && batch.num_decodes == batch.items.len()
             && self.draws.len() == batch.items.len()
             && self.tells.is_empty()
-            && self.draws.iter().all(|&(_, id)| batch.seqs[id].params.logprobs.is_none())
     }
 
     /// Notes which rows of `item`, whose first token is row `first`, want logits.
@@ -313,6 +358,54 @@ impl<D: Device> Runner<D> {
             let last = (item.start + item.tokens).min(seq.prompt_len - 1);
             self.tells.extend((item.start..last).map(|p| ((first + p - item.start) as i32, item.id, p + 1)));
         }
+    }
+
+    /// Stages the batch: its tokens, and which rows want logits.
+    fn stage(&mut self, batch: &Batch<'_>) {
+        self.input.clear();
+        self.draws.clear();
+        self.tells.clear();
+        for item in batch.items {
+            let seq = &batch.seqs[item.id];
+            self.want(item, seq, self.input.ids.host.len());
+            let known = seq.tokens.get(item.start..item.start + item.tokens);
+            self.input.push(known.unwrap_or(&[0]), item.start, &seq.block_table);
+            if known.is_none() {
+                self.input.take_drawn(self.drew[item.id.slot()] as usize);
+            }
+        }
+    }
+
+    /// Computes the log-probabilities of the staged rows that tell of a prompt, and waits for them.
+    fn tell(&mut self, batch: &Batch<'_>, out: &mut StepResult) -> Result<()> {
+        let dev = self.queue.dev().clone();
+        let softcap = self.decoder.config().final_softcap;
+        for tells in self.tells.chunks(self.max_rows) {
+            self.rows.host.clear();
+            self.targets.host.clear();
+            let mut most = 0;
+            for &(row, id, position) in tells {
+                let seq = &batch.seqs[id];
+                self.rows.host.push(row);
+                self.targets.host.push(seq.tokens[position] as i32);
+                most = most.max(seq.prompt_logprobs_wanted().unwrap_or(0));
+            }
+            self.rows.upload(&dev)?;
+            self.targets.upload(&dev)?;
+            let columns = columns(most, self.decoder.config().vocab_size);
+            self.logprobs.reserve(&dev, tells.len() * columns)?;
+            let logits =
+                self.decoder.logits(&mut self.queue, &self.kernels, self.rows.view(), &mut self.act)?;
+            let (kernel, targets) = (&*self.kernels.logprobs, self.targets.view());
+            self.logprobs.compute(&mut self.queue, kernel, logits.as_view(), targets, softcap, columns)?;
+            self.told.start(&dev, &self.logprobs, tells.len(), columns)?;
+            let told = self.told.finish(&dev)?;
+            for (row, &(_, id, position)) in tells.iter().enumerate() {
+                let top = batch.seqs[id].prompt_logprobs_wanted().unwrap_or(0);
+                out.prompt_logprobs.push((id, position, told(row, top)));
+            }
+        }
+        Ok(())
     }
 
     /// Teacher-forced logits of every position of `tokens`, `[len, vocab]`, computed `chunk` tokens at a time through
@@ -358,33 +451,51 @@ impl<D: Device> Executor for Runner<D> {
             }
             Err(error) => eprintln!("{error}"),
         }
-        self.input.clear();
-        self.draws.clear();
-        self.tells.clear();
-        for item in batch.items {
-            let seq = &batch.seqs[item.id];
-            self.want(item, seq, self.input.ids.host.len());
-            self.input.push(&seq.tokens[item.start..item.start + item.tokens], item.start, &seq.block_table);
-        }
-        if self.can_replay(batch) {
-            return self.replay(batch, out);
-        }
-        self.forward(batch.num_decodes)?;
-        for from in (0..self.draws.len()).step_by(self.max_rows) {
-            self.draw(batch, from..self.draws.len().min(from + self.max_rows), out)?;
-        }
-        for from in (0..self.tells.len()).step_by(self.max_rows) {
-            let range = from..self.tells.len().min(from + self.max_rows);
-            let tells = std::mem::take(&mut self.tells);
-            self.read_logits(tells[range.clone()].iter().map(|t| t.0))?;
-            let vocab = self.decoder.config().vocab_size;
-            for (logits, &(_, id, position)) in self.raw.chunks_exact(vocab).zip(&tells[range]) {
-                let seq = &batch.seqs[id];
-                let top = seq.prompt_logprobs_wanted().unwrap_or(0);
-                out.prompt_logprobs.push((id, position, token_logprobs(logits, seq.tokens[position], top)));
+        // Until it succeeds, nobody may rely on what the last step drew.
+        let intact = std::mem::replace(&mut self.intact, false);
+        self.stage(batch);
+        let tail = if self.can_replay(batch) {
+            self.replay(batch)?
+        } else {
+            self.forward(batch.num_decodes)?;
+            let tail = self.stage_draws(batch, self.draws.len())?;
+            if tail.size > 0 {
+                self.tail(tail)?;
             }
-            self.tells = tells;
-        }
+            tail
+        };
+        self.fetch(batch, tail.columns)?;
+        self.tell(batch, out)?;
+        self.enqueued += 1;
+        self.intact = intact || self.enqueued == self.collected + 1;
         Ok(())
+    }
+
+    fn collect(&mut self, out: &mut StepResult) -> Result<()> {
+        let dev = self.queue.dev().clone();
+        let flight = &mut self.flights[self.collected % 2];
+        // If it fails, those after it do too.
+        let before = std::mem::replace(&mut self.collected, self.enqueued);
+        if flight.draws.is_empty() {
+            self.collected = before + 1;
+            return Ok(());
+        }
+        let sampled = flight.sampled.finish(&dev)?;
+        out.sampled
+            .extend(sampled.iter().map(|&t| u32::try_from(t).map_or(Sampled::Invalid, Sampled::Token)));
+        if flight.draws.iter().any(|(_, top)| top.is_some()) {
+            let told = flight.logprobs.finish(&dev)?;
+            for (row, (&(id, top), &token)) in flight.draws.iter().zip(sampled).enumerate() {
+                if let Some(top) = top.filter(|_| token >= 0) {
+                    out.logprobs.push((id, told(row, top)));
+                }
+            }
+        }
+        self.collected = before + 1;
+        Ok(())
+    }
+
+    fn overlaps(&self) -> bool {
+        self.overlap && self.intact
     }
 }

@@ -32,7 +32,7 @@ pub struct SamplingInput<D: Device> {
     seen: Vec<u64>,
     epoch: u64,
     processing: bool,
-    logprobs: bool,
+    logprobs: Option<usize>,
     eos: Vec<u32>,
 }
 
@@ -56,7 +56,7 @@ impl<D: Device> SamplingInput<D> {
             seen: vec![0; vocab],
             epoch: 0,
             processing: false,
-            logprobs: false,
+            logprobs: None,
             eos: eos.to_vec(),
         })
     }
@@ -74,7 +74,7 @@ impl<D: Device> SamplingInput<D> {
             s.host.push(0);
         }
         self.spec = SampleSpec::default();
-        (self.processing, self.logprobs) = (false, false);
+        (self.processing, self.logprobs) = (false, None);
     }
 
     /// Whether some row's logits change before the draw.
@@ -82,8 +82,8 @@ impl<D: Device> SamplingInput<D> {
         self.processing
     }
 
-    /// Whether some row asks for log-probabilities.
-    pub fn wants_logprobs(&self) -> bool {
+    /// The most log-probabilities that a row asks for, if any does.
+    pub fn logprobs(&self) -> Option<usize> {
         self.logprobs
     }
 
@@ -126,7 +126,7 @@ impl<D: Device> SamplingInput<D> {
         }
         self.spec.random |= !greedy;
         self.spec.truncated |= !greedy && (top_k > 0 || p.top_p < 1.0);
-        self.logprobs |= p.logprobs.is_some();
+        self.logprobs = self.logprobs.max(p.logprobs);
     }
 
     /// Adds greedy rows that ask for nothing until there are `rows`.

@@ -3,6 +3,9 @@
 //! Decode is nothing special: a sequence has `len()` known tokens and the keys and values of the first `computed` of
 //! them in the KV cache. Running `n` more computes positions `computed..computed + n`; when nothing remains, the last
 //! position's logits give one new token. A preempted sequence forgets its blocks but keeps its tokens.
+//!
+//! A device that works while the host goes on may have drawn tokens that the host does not know yet. Those are
+//! `pending`: they count, but have no values.
 
 use std::ops::Index;
 use std::sync::Arc;
@@ -131,12 +134,14 @@ pub struct Sequence {
     pub id: SeqId,
     /// Leading tokens whose keys and values are in the KV cache.
     pub computed: usize,
-    /// Prompt, then generated tokens.
+    /// Prompt, then generated tokens, as far as the host knows them.
     pub tokens: Vec<u32>,
     /// KV blocks of the computed tokens, in order; spare room in the last.
     pub block_table: Vec<u32>,
     /// Where it stands.
     pub status: Status,
+    /// Tokens that running steps draw, after `tokens`.
+    pub pending: u32,
     /// Which of the request's `n` sequences.
     pub sample: u32,
     /// Tokens of the prompt.
@@ -178,6 +183,7 @@ impl Sequence {
             tokens: prompt.to_vec(),
             block_table: Vec::new(),
             status: Status::Waiting,
+            pending: 0,
             sample: 0,
             prompt_len: prompt.len(),
             max_len: prompt.len().saturating_add(params.max_tokens),
@@ -196,19 +202,19 @@ impl Sequence {
         }
     }
 
-    /// Known tokens: prompt and output.
+    /// Prompt and output, pending tokens included.
     #[allow(clippy::len_without_is_empty)] // never empty
     #[inline]
     pub fn len(&self) -> usize {
-        self.tokens.len()
+        self.tokens.len() + self.pending as usize
     }
 
-    /// Known tokens that are not computed; at least 1 unless it is finished.
+    /// Tokens that are not computed; at least 1 unless it is finished.
     pub fn remaining(&self) -> usize {
-        self.tokens.len() - self.computed
+        self.len() - self.computed
     }
 
-    /// Tokens generated so far.
+    /// Tokens generated so far that the host knows.
     #[inline]
     pub fn generated(&self) -> usize {
         self.tokens.len() - self.prompt_len
@@ -222,7 +228,7 @@ impl Sequence {
     /// Whether end-of-sequence and stop tokens must not be sampled next, because `min_tokens` is not yet reached.
     #[inline]
     pub fn suppresses_stop(&self) -> bool {
-        self.generated() < self.params.min_tokens
+        self.len() - self.prompt_len < self.params.min_tokens
     }
 
     /// Log-probabilities to report with each token of the prompt; only the first of `n` sequences does.
@@ -276,6 +282,11 @@ impl Sequences {
         debug_assert!(self.get(id).is_some());
         self.slots[id.slot()] = None;
         self.free.push(id.slot());
+    }
+
+    /// The sequence, to change it, unless it is finished or gone.
+    pub(super) fn live(&mut self, id: SeqId) -> Option<&mut Sequence> {
+        self.slots[id.slot()].as_mut().filter(|seq| seq.id == id && !seq.is_finished())
     }
 
     /// The sequence, to change it. Panics if its slot is empty: the engine keeps no id of a sequence that is gone.

@@ -2,7 +2,7 @@
 
 use super::staged::Staged;
 use crate::{
-    device::Device,
+    device::{Device, Tensor},
     error::Result,
     kernels::SeqLen,
     model::decoder::{AttentionGroup, StepInput},
@@ -18,6 +18,8 @@ pub struct Input<D: Device> {
     kv_len: Staged<D, i32>,
     /// `[seqs, max_blocks]`. Rows keep what earlier steps wrote past a sequence's blocks: nobody reads that.
     block_table: Staged<D, i32>,
+    /// `(first, row, tokens)`: tokens from the `first` on that were drawn from `row` on, and that only the device knows.
+    drawn: Vec<(usize, usize, usize)>,
     /// `[seqs]`.
     pub lens: Vec<SeqLen>,
     /// Entries of a sequence's row of the block table.
@@ -39,6 +41,7 @@ impl<D: Device> Input<D> {
             q_start: Staged::new(dev, seqs + 1)?,
             kv_len: Staged::new(dev, seqs)?,
             block_table: Staged::new(dev, seqs * max_blocks)?,
+            drawn: Vec::new(),
             lens: Vec::with_capacity(seqs),
             max_blocks,
             block_size,
@@ -53,6 +56,7 @@ impl<D: Device> Input<D> {
         self.q_start.host.clear();
         self.q_start.host.push(0);
         self.lens.clear();
+        self.drawn.clear();
     }
 
     /// Adds a sequence's `tokens`, at least one, at positions `start..`.
@@ -80,6 +84,15 @@ impl<D: Device> Input<D> {
         self.push_lens(tokens.len(), end, &block_table[..block]);
     }
 
+    /// The token of the sequence that was added last is what `row` drew in the step before.
+    pub fn take_drawn(&mut self, row: usize) {
+        let at = self.ids.host.len() - 1;
+        match self.drawn.last_mut() {
+            Some((first, from, tokens)) if (*first + *tokens, *from + *tokens) == (at, row) => *tokens += 1,
+            _ => self.drawn.push((at, row, 1)),
+        }
+    }
+
     /// Adds sequences of one token that store nothing and see one key, until there are `seqs`: recorded steps come in
     /// few sizes.
     pub fn pad(&mut self, seqs: usize) {
@@ -103,11 +116,11 @@ impl<D: Device> Input<D> {
         self.q_start.host.push(self.ids.host.len() as i32);
     }
 
-    /// Copies the step to the device.
+    /// Copies the step to the device, with the tokens that lie there in `sampled`, by row.
     ///
     /// # Errors
     /// [`crate::Error::Device`] when a copy fails.
-    pub fn upload(&mut self, dev: &D) -> Result<()> {
+    pub fn upload(&mut self, dev: &D, sampled: &Tensor<D>) -> Result<()> {
         self.block_table.host.truncate(self.lens.len() * self.max_blocks);
         for s in [
             &mut self.ids,
@@ -118,6 +131,9 @@ impl<D: Device> Input<D> {
             &mut self.block_table,
         ] {
             s.upload(dev)?;
+        }
+        for &(first, row, tokens) in &self.drawn {
+            self.ids.overwrite(dev, first, &sampled.rows(row..row + tokens))?;
         }
         Ok(())
     }

@@ -11,7 +11,8 @@ pub struct Embedding;
 
 /// Arguments of [`Embedding`].
 pub struct EmbeddingArgs<'a, D: Device> {
-    /// `[tokens]` i32, each below the table's rows (checked by the engine).
+    /// `[tokens]` i32, each below the table's rows (checked by the engine). A negative one, as a row with invalid logits
+    /// draws, reads row 0.
     pub ids: View<'a, D>,
     /// `[vocab, dim]`.
     pub table: View<'a, D>,

@@ -27,6 +27,7 @@ pub struct Memory(Arc<[AtomicU8]>);
 impl Device for Wild {
     type Buffer = Memory;
     type Graph = Infallible;
+    type Landing = Infallible;
 
     fn describe(&self) -> String {
         "wild".into()
@@ -48,6 +49,24 @@ impl Device for Wild {
     fn read(&self, src: &Memory, offset: usize, dst: &mut [u8]) -> Result<()> {
         dst.iter_mut().zip(&src.0[offset..]).for_each(|(to, from)| *to = from.load(Relaxed));
         Ok(())
+    }
+
+    fn copy(&self, src: &Memory, from: usize, dst: &mut Memory, to: usize, bytes: usize) -> Result<()> {
+        let mut part = vec![0; bytes];
+        self.read(src, from, &mut part)?;
+        self.write(dst, to, &part)
+    }
+
+    fn landing(&self, _: usize) -> Result<Infallible> {
+        unreachable!("only an engine wants one")
+    }
+
+    fn fetch(&self, _: &Memory, _: usize, _: usize, to: &mut Infallible) -> Result<()> {
+        match *to {}
+    }
+
+    fn landed<'a>(&self, landing: &'a mut Infallible) -> Result<&'a [u8]> {
+        match *landing {}
     }
 
     fn synchronize(&self) -> Result<()> {

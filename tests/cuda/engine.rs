@@ -53,6 +53,7 @@ fn every_family_gives_the_recorded_tokens_with_graphs() {
 #[test]
 fn so_it_does_without_graphs_in_chunks_and_preempted() {
     check("qwen3", &ALL, 6, |config| config.enforce_eager = true);
+    check("qwen3", &ALL, 6, |config| config.async_scheduling = Some(false));
     check("qwen3", &ALL, 6, |config| config.max_num_batched_tokens = 7);
     check("qwen3", &ALL, 6, |config| config.deterministic = true);
     let stats = check("qwen3", &[0, 1, 2], 16, |config| config.num_kvcache_blocks = Some(4));

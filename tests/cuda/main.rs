@@ -3,6 +3,8 @@
 mod compile;
 mod deterministic;
 mod engine;
+mod missing;
+mod precision;
 mod registers;
 mod reload;
 mod support;

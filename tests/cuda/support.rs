@@ -12,13 +12,17 @@ pub struct Expected {
     pub greedy: Vec<Vec<u32>>,
 }
 
+/// The folder with softcuda's `libcuda.so.1`.
+pub fn softcuda_folder() -> PathBuf {
+    let cache = std::env::var_os("LATHE_CACHE").map(PathBuf::from);
+    cache.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache")).join("softcuda")
+}
+
 /// Loads softcuda before anything looks for a driver; a driver of the system's would be found by its name.
 pub fn softcuda() {
     static LOADED: Once = Once::new();
     LOADED.call_once(|| {
-        let cache = std::env::var_os("LATHE_CACHE").map(PathBuf::from);
-        let cache = cache.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache"));
-        let path = cache.join("softcuda/libcuda.so.1");
+        let path = softcuda_folder().join("libcuda.so.1");
         let name = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
         // SAFETY: `name` is a C string; the library's initialisers make no demands on the process.
         let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_LAZY | libc::RTLD_GLOBAL) };

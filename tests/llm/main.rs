@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod determinism;
+mod overlap;
 mod sampling;
 mod shadow;
 mod shipped;

@@ -1,5 +1,6 @@
 //! An executor whose "KV cache" holds what a real one's would depend on, and an oracle of its output.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use lathe::config::{EngineConfig, SamplingParams};
@@ -33,6 +34,14 @@ pub struct State {
     pub computed: usize,
     /// What each batch takes on a virtual clock.
     pub seconds: f64,
+    /// Whether results come late, and the next batch before them.
+    pub overlap: bool,
+    /// Fail when results are collected next, and lose what the batches since wrote.
+    pub fail_late: bool,
+    /// Results that were not collected, and where their batches wrote.
+    late: VecDeque<(StepResult, Vec<usize>)>,
+    /// What the last batch drew.
+    drawn: HashMap<SeqId, u32>,
 }
 
 /// A handle on the state; one is the engine's executor.
@@ -55,6 +64,15 @@ impl Fake {
 impl Executor for Fake {
     fn execute(&mut self, batch: &Batch<'_>, out: &mut StepResult) -> Result<()> {
         let state = &mut *self.state();
+        let mut late = StepResult::default();
+        let out = if state.overlap { &mut late } else { out };
+        let drawn = std::mem::take(&mut state.drawn);
+        // A pending token is what the batch before drew.
+        let token = |seq: &Sequence, position: usize| match seq.tokens.get(position) {
+            Some(&token) => token,
+            None => drawn[&seq.id],
+        };
+        let mut written = Vec::new();
         let at = |seq: &Sequence, position: usize| {
             seq.block_table[position / state.block_size] as usize * state.block_size
                 + position % state.block_size
@@ -68,17 +86,19 @@ impl Executor for Fake {
             let salt = seq.options.cache_salt;
             for position in item.start..item.start + item.tokens {
                 // A failing device leaves rubbish behind.
+                written.push(at(seq, position));
                 state.cache[at(seq, position)] =
-                    (!state.fail).then(|| (seq.tokens[position], position, salt));
+                    (!state.fail).then(|| (token(seq, position), position, salt));
             }
         }
         if std::mem::take(&mut state.fail) {
+            state.drawn = drawn;
             return Err(Error::Device { device: "fake".into(), what: "told to fail".into() });
         }
         for item in batch.items {
             let seq = &batch.seqs[item.id];
             for position in 0..item.start + item.tokens {
-                let want = Some((seq.tokens[position], position, seq.options.cache_salt));
+                let want = Some((token(seq, position), position, seq.options.cache_salt));
                 assert_eq!(state.cache[at(seq, position)], want, "KV of {:?} at {position}", item.id);
             }
             state.computed += item.tokens;
@@ -88,7 +108,8 @@ impl Executor for Fake {
             }
             if item.sample {
                 let invalid = state.invalid == Some(item.id.number());
-                let token = next_token(seq.seed, seq.len(), &seq.params, seq.generated());
+                let token = next_token(seq.seed, seq.len(), &seq.params, seq.len() - seq.prompt_len);
+                state.drawn.insert(item.id, token);
                 out.sampled.push(if invalid { Sampled::Invalid } else { Sampled::Token(token) });
                 if seq.params.logprobs.is_some() && !invalid {
                     out.logprobs.push((item.id, logprobs_at(seq.len())));
@@ -97,7 +118,29 @@ impl Executor for Fake {
         }
         state.items = batch.items.to_vec();
         out.virtual_seconds = state.seconds;
+        if state.overlap {
+            state.late.push_back((late, written));
+        }
         Ok(())
+    }
+
+    fn collect(&mut self, out: &mut StepResult) -> Result<()> {
+        let state = &mut *self.state();
+        if !state.overlap {
+            return Ok(());
+        }
+        if std::mem::take(&mut state.fail_late) {
+            for (_, written) in state.late.drain(..) {
+                written.into_iter().for_each(|at| state.cache[at] = None);
+            }
+            return Err(Error::Device { device: "fake".into(), what: "told to fail".into() });
+        }
+        *out = state.late.pop_front().expect("a batch that was executed").0;
+        Ok(())
+    }
+
+    fn overlaps(&self) -> bool {
+        self.state().overlap
     }
 }
 
@@ -169,7 +212,7 @@ impl Setup {
 pub fn check_blocks(engine: &Engine) {
     let pool = engine.blocks();
     let mut owners = vec![0; pool.num_blocks()];
-    for &id in engine.running() {
+    for &id in engine.running().iter().chain(engine.ending()) {
         let seq = engine.seq(id).unwrap();
         assert!(seq.computed <= seq.block_table.len() * pool.block_size(), "{id:?} computed past its blocks");
         for (depth, &block) in seq.block_table.iter().enumerate() {

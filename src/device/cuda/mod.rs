@@ -17,7 +17,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sys};
 
 pub use graph::Graph;
 pub use launch::{Arg, Launch, arg};
@@ -165,11 +165,20 @@ impl Drop for CudaBuffer {
     }
 }
 
+/// Page-locked memory with the event that follows the last copy to it.
+pub struct Landing {
+    host: Pinned,
+    bytes: usize,
+    done: CudaEvent,
+}
+
 impl Device for Cuda {
     type Buffer = CudaBuffer;
     type Graph = Graph;
+    type Landing = Landing;
     const LAUNCHES_IN_REHEARSAL: bool = true;
     const RECORDS: bool = true;
+    const ASYNCHRONOUS: bool = true;
 
     fn describe(&self) -> String {
         let Inner { name, multiprocessors, .. } = &*self.0;
@@ -226,6 +235,49 @@ impl Device for Cuda {
             part.copy_from_slice(staged);
         }
         Ok(())
+    }
+
+    fn copy(
+        &self,
+        src: &CudaBuffer,
+        from: usize,
+        dst: &mut CudaBuffer,
+        to: usize,
+        bytes: usize,
+    ) -> Result<()> {
+        assert!(from + bytes <= src.bytes && to + bytes <= dst.bytes, "copy {bytes} from {from} to {to}");
+        self.bind()?;
+        let (from, to) = (src.at + from as u64, dst.at + to as u64);
+        // SAFETY: both ranges lie in their buffers, as asserted.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.0.stream.cu_stream()) }
+            .map_err(fail("a copy on the device"))
+    }
+
+    fn landing(&self, bytes: usize) -> Result<Landing> {
+        self.bind()?;
+        let done = self.0.context.new_event(None).map_err(fail("an event"))?;
+        Ok(Landing { host: Pinned::new(bytes.max(1))?, bytes: 0, done })
+    }
+
+    fn fetch(&self, src: &CudaBuffer, offset: usize, bytes: usize, to: &mut Landing) -> Result<()> {
+        assert!(offset + bytes <= src.bytes, "fetch {bytes} at {offset} of {}", src.bytes);
+        self.bind()?;
+        to.bytes = bytes;
+        // SAFETY: the range lies in the buffer, as asserted; the host's copy is not touched before `landed`.
+        unsafe {
+            result::memcpy_dtoh_async(
+                to.host.slice_mut(bytes),
+                src.at + offset as u64,
+                self.0.stream.cu_stream(),
+            )
+        }
+        .map_err(fail("a copy from the device"))?;
+        to.done.record(&self.0.stream).map_err(fail("an event"))
+    }
+
+    fn landed<'a>(&self, landing: &'a mut Landing) -> Result<&'a [u8]> {
+        landing.done.synchronize().map_err(fail("a kernel or copy"))?;
+        Ok(landing.host.slice_mut(landing.bytes))
     }
 
     fn synchronize(&self) -> Result<()> {

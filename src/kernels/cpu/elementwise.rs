@@ -49,7 +49,7 @@ fn embed<T: Float>(dev: &Cpu, mut a: EmbeddingArgs<'_, Cpu>) {
     split(dev.pool(), ids.len(), 2 * dim * size_of::<T>(), |tokens| {
         for t in tokens {
             // SAFETY: `split` gives each token to one task.
-            let (row, out) = (a.table.row::<T>(ids[t] as usize), unsafe { out.row(t) });
+            let (row, out) = (a.table.row::<T>(ids[t].max(0) as usize), unsafe { out.row(t) });
             if a.scale == 1.0 {
                 out.copy_from_slice(row);
             } else {

@@ -56,7 +56,7 @@ impl<O: Oracle> Kernel<O, Cpu> for Reference {
 
 impl Oracle for Embedding {
     fn compute(mut a: EmbeddingArgs<'_, Cpu>) {
-        let ids = ints(&a.ids);
+        let ids: Vec<i32> = ints(&a.ids).into_iter().map(|id| id.max(0)).collect();
         let (used, ids) = compact(&ids);
         let table = widen_rows(&a.table, &used);
         let dim = a.table.shape()[1];
