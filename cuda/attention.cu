@@ -66,10 +66,6 @@ extern "C" __global__ void __launch_bounds__(DECODE_THREADS, 2) attention_split_
     split_kv(b, shared);
 }
 
-extern "C" __global__ void __launch_bounds__(DECODE_THREADS, 2) attention_gqa_packed(const __grid_constant__ Batch b) {
-    gqa_packed(b, shared, blockIdx.x, gridDim.x);
-}
-
 extern "C" __global__ void __launch_bounds__(DECODE_THREADS) attention_combine(const __grid_constant__ Batch b) {
     combine(b);
 }
@@ -87,6 +83,13 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
 }
 #endif
 
+// Registers run out for larger heads with a cap: `supports` refuses them.
+#if HEAD_DIM <= 128 || !SOFTCAP
+// Grid: as `split_kv`.
+extern "C" __global__ void __launch_bounds__(DECODE_THREADS, 2) attention_gqa_packed(const __grid_constant__ Batch b) {
+    gqa_packed(b, shared, blockIdx.x, gridDim.x);
+}
+
 // Grid: (heads, flash_tiles and as many rows of decode blocks as fit the device).
 extern "C" __global__ void __launch_bounds__(FLASH_THREADS, 2) attention_unified(const __grid_constant__ Batch b) {
     static_assert(FLASH_THREADS == DECODE_THREADS, "both kinds of block run in one launch");
@@ -97,4 +100,5 @@ extern "C" __global__ void __launch_bounds__(FLASH_THREADS, 2) attention_unified
                    (gridDim.y - b.flash_tiles) * gridDim.x);
     }
 }
+#endif
 #endif

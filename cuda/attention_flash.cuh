@@ -135,7 +135,7 @@ __device__ __forceinline__ void flash(const Batch& b, u8* shared) {
 #pragma unroll
                 for (u32 e = 0; e < 4; e++) p[m][n][e] = scores.capped(p[m][n][e]);
 #endif
-        if (key + FLASH_KEYS > warp_position + 1 || key < first_key(b, warp_position + FLASH_WARP_ROWS - 1)) {
+        if (key + FLASH_KEYS - 1 > warp_position || key < first_key(b, warp_position + FLASH_WARP_ROWS - 1)) {
 #pragma unroll
             for (u32 m = 0; m < FLASH_M; m++)
 #pragma unroll

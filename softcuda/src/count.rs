@@ -115,6 +115,8 @@ pub struct Counts {
     /// Bytes that lanes asked to read from global memory.
     #[serde(rename = "smsp__sass_data_bytes_mem_global_op_ld.sum")]
     pub global_load_bytes: u64,
+    /// Bytes that those reads cover, each warp instruction by itself: one that all lanes read counts once.
+    pub global_load_distinct_bytes: u64,
     /// Sectors of 32 bytes that those reads touch, each warp instruction by itself.
     #[serde(rename = "l1tex__t_sectors_pipe_lsu_mem_global_op_ld.sum")]
     pub global_load_sectors: u64,
@@ -124,6 +126,8 @@ pub struct Counts {
     /// Bytes that lanes asked to write to global memory.
     #[serde(rename = "smsp__sass_data_bytes_mem_global_op_st.sum")]
     pub global_store_bytes: u64,
+    /// Bytes that those writes cover, each warp instruction by itself.
+    pub global_store_distinct_bytes: u64,
     /// Sectors that those writes touch.
     #[serde(rename = "l1tex__t_sectors_pipe_lsu_mem_global_op_st.sum")]
     pub global_store_sectors: u64,
@@ -156,9 +160,11 @@ impl Counts {
             (&mut self.thread_instructions, o.thread_instructions),
             (&mut self.global_load_requests, o.global_load_requests),
             (&mut self.global_load_bytes, o.global_load_bytes),
+            (&mut self.global_load_distinct_bytes, o.global_load_distinct_bytes),
             (&mut self.global_load_sectors, o.global_load_sectors),
             (&mut self.global_store_requests, o.global_store_requests),
             (&mut self.global_store_bytes, o.global_store_bytes),
+            (&mut self.global_store_distinct_bytes, o.global_store_distinct_bytes),
             (&mut self.global_store_sectors, o.global_store_sectors),
             (&mut self.shared_bytes, o.shared_bytes),
             (&mut self.shared_wavefronts, o.shared_wavefronts),
@@ -257,27 +263,41 @@ impl L2 {
     }
 }
 
-/// A set of bytes by their addresses.
+/// A set of bytes by their addresses: for each page of 4 KiB, the bytes of each sector.
 #[derive(Debug, Default)]
-struct Bytes(HashMap<u64, [u64; 64]>);
+struct Bytes(HashMap<u64, [u32; 128]>);
 
 impl Bytes {
-    /// Adds a range; how many bytes of it are new, those in `but` not counted.
-    fn add(&mut self, addr: u64, bytes: u64, but: Option<&Bytes>) -> u64 {
-        let mut new = 0;
-        let (mut at, end) = (addr, addr + bytes);
+    /// Adds bytes of a sector; how many of them are new, those in `but` not counted.
+    fn add(&mut self, sector: u64, bytes: u32, but: Option<&Bytes>) -> u64 {
+        let (page, at) = (sector / 128, (sector % 128) as usize);
+        let known = but.and_then(|b| b.0.get(&page)).map_or(0, |p| p[at]);
+        let have = &mut self.0.entry(page).or_insert([0; 128])[at];
+        let new = bytes & !*have & !known;
+        *have |= bytes & !known;
+        new.count_ones().into()
+    }
+}
+
+/// The sectors of a global access, in order, each with the bytes of it that some lane takes.
+fn sectors(e: &Event<'_>) -> Vec<(u64, u32)> {
+    let mut parts: Vec<(u64, u32)> = Vec::with_capacity(32);
+    for addr in (0..32).filter(|i| e.mask >> i & 1 != 0).map(|i| e.addrs[i]) {
+        let (mut at, end) = (addr, addr + u64::from(e.bytes));
         while at < end {
-            let n = (64 - at % 64).min(end - at);
-            let mask = if n == 64 { u64::MAX } else { ((1 << n) - 1) << (at % 64) };
-            let (page, word) = (at / 4096, (at / 64 % 64) as usize);
-            let known = but.and_then(|b| b.0.get(&page)).map_or(0, |p| p[word]);
-            let have = &mut self.0.entry(page).or_insert([0; 64])[word];
-            new += u64::from((mask & !*have & !known).count_ones());
-            *have |= mask & !known;
+            let n = (SECTOR - at % SECTOR).min(end - at);
+            let bytes = ((1u64 << n) - 1) << (at % SECTOR);
+            parts.push((at / SECTOR, bytes as u32));
             at += n;
         }
-        new
     }
+    parts.sort_unstable_by_key(|p| p.0);
+    parts.dedup_by(|next, kept| {
+        let same = next.0 == kept.0;
+        kept.1 |= if same { next.1 } else { 0 };
+        same
+    });
+    parts
 }
 
 /// Counts while a kernel runs.
@@ -312,7 +332,6 @@ impl Counter {
 
     /// A memory access.
     pub fn access(&mut self, e: &Event<'_>) {
-        let lanes = || (0..32).filter(|i| e.mask >> i & 1 != 0).map(|i| e.addrs[i]);
         let asked = u64::from(e.bytes) * u64::from(e.mask.count_ones());
         let at = &mut self.per_inst[e.pc as usize];
         if e.kind == AccessKind::Atomic {
@@ -320,23 +339,23 @@ impl Counter {
         }
         match e.window {
             Window::Global => {
-                let mut sectors: Vec<u64> =
-                    lanes().flat_map(|a| a / SECTOR..=(a + u64::from(e.bytes) - 1) / SECTOR).collect();
-                sectors.sort_unstable();
-                sectors.dedup();
+                let sectors = sectors(e);
                 let write = matches!(e.kind, AccessKind::Store | AccessKind::Atomic);
                 let n = sectors.len() as u64;
+                let distinct = sectors.iter().map(|(_, bytes)| u64::from(bytes.count_ones())).sum::<u64>();
                 if write {
                     at.global_store_requests += 1;
                     at.global_store_bytes += asked;
+                    at.global_store_distinct_bytes += distinct;
                     at.global_store_sectors += n;
                 } else {
                     at.global_load_requests += 1;
                     at.global_load_bytes += asked;
+                    at.global_load_distinct_bytes += distinct;
                     at.global_load_sectors += n;
                 }
                 self.totals.l2_sectors += n;
-                for sector in sectors {
+                for (sector, bytes) in sectors {
                     if e.kind == AccessKind::Atomic {
                         // It reads what it changes.
                         self.totals.dram_read_bytes += self.l2.touch(sector, false).0;
@@ -344,14 +363,11 @@ impl Counter {
                     let (read, evicted) = self.l2.touch(sector, write);
                     self.totals.dram_read_bytes += read;
                     self.totals.dram_write_bytes += evicted;
-                }
-                for addr in lanes() {
-                    let bytes = u64::from(e.bytes);
                     if e.kind != AccessKind::Store {
-                        self.totals.distinct_read_bytes += self.read.add(addr, bytes, Some(&self.written));
+                        self.totals.distinct_read_bytes += self.read.add(sector, bytes, Some(&self.written));
                     }
                     if write {
-                        self.totals.distinct_written_bytes += self.written.add(addr, bytes, None);
+                        self.totals.distinct_written_bytes += self.written.add(sector, bytes, None);
                     }
                 }
             }

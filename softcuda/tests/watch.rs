@@ -75,9 +75,11 @@ fn sectors_and_bytes() {
     let c = counters(&mut gpu, "copy_strided", 2, 128, &[x, y, 4]);
     assert_eq!((c.total.global_load_bytes, c.total.global_load_sectors), (1024, 128));
     assert_eq!((c.distinct_read_bytes, c.dram_read_bytes), (1024, 4096));
+    assert_eq!((c.total.global_load_distinct_bytes, c.total.global_store_distinct_bytes), (1024, 1024));
     // All lanes the same word: one sector a warp, 4 distinct bytes.
     let c = counters(&mut gpu, "copy_strided", 2, 128, &[x, y, 0]);
     assert_eq!((c.total.global_load_sectors, c.distinct_read_bytes), (8, 4));
+    assert_eq!((c.total.global_load_bytes, c.total.global_load_distinct_bytes), (1024, 8 * 4));
     let line = c.lines.iter().find(|l| l.counts.global_load_bytes > 0).unwrap();
     assert_eq!((line.file.as_str(), line.line, line.counts.global_load_bytes), ("watch.cu", 10, 1024));
     let by_line: u64 = c.lines.iter().map(|l| l.counts.instructions).sum();

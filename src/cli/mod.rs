@@ -5,6 +5,7 @@ mod calibrate;
 mod chat;
 mod check;
 mod compare;
+mod count;
 mod doctor;
 mod generate;
 mod kernels;
@@ -35,6 +36,7 @@ enum Command {
     Kernels(kernels::Args),
     Check(check::Args),
     Compare(compare::Args),
+    Count(count::Args),
     New(new::Args),
     Bench(bench::Args),
     Simulate(simulate::Args),
@@ -55,6 +57,7 @@ impl Cli {
             Command::Kernels(args) => kernels::run(args),
             Command::Check(args) => check::run(args),
             Command::Compare(args) => compare::run(args),
+            Command::Count(args) => count::run(args),
             Command::New(args) => new::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Simulate(args) => simulate::run(args),

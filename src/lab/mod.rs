@@ -1,14 +1,15 @@
 //! The lab: what a researcher runs on top of the engine. Nothing here knows a kernel by name.
 //!
 //! For kernels, in reading order: [`cases`] (what the lab knows of each operation), [`check`] (is a kernel right?),
-//! [`certificate`] (does a sampler follow its distribution?), [`compare`] (two choices end to end) and [`shadow`] (two
-//! kernels on the same live tensors).
+//! [`certificate`] (does a sampler follow its distribution?), [`compare`] (two choices end to end), [`shadow`] (two
+//! kernels on the same live tensors) and [`count`] (what does a kernel move?), whose table alone names kernels.
 //! For schedulers: [`policies`] and [`simulate`]. For reports: [`svg`].
 
 pub mod cases;
 pub mod certificate;
 pub mod check;
 pub mod compare;
+pub mod count;
 mod draw;
 mod loaded;
 pub mod policies;

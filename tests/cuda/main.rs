@@ -1,10 +1,13 @@
 //! CUDA without a GPU: NVRTC compiles the kernels.
 
+mod command;
 mod compile;
+mod counts;
 mod deterministic;
 mod engine;
 mod missing;
 mod precision;
+mod programs;
 mod registers;
 mod reload;
 mod support;

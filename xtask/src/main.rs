@@ -1,6 +1,7 @@
 //! `cargo xtask TASK`: set-up and test tasks, one file per task.
 
 mod command;
+mod counts;
 mod gpu;
 mod made;
 mod model;
@@ -21,6 +22,7 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask")]
 enum Task {
+    Counts(counts::Args),
     Gpu(gpu::Args),
     Model(model::Args),
     Nvrtc(nvrtc::Args),
@@ -30,6 +32,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Task::parse() {
+        Task::Counts(args) => counts::run(&args),
         Task::Gpu(args) => gpu::run(&args),
         Task::Model(args) => model::run(&args),
         Task::Nvrtc(args) => nvrtc::run(&args),

@@ -475,6 +475,8 @@ pub struct KvStoreCase {
     pub dim: usize,
     pub block_size: usize,
     pub blocks: usize,
+    /// Whether every fifth token or so has no place.
+    pub padding: bool,
     pub seed: u64,
 }
 
@@ -488,7 +490,16 @@ impl Cases for KvStore {
                 [(1usize, 1, 16, 16), (7, 3, 80, 16), (33, 2, 64, 48), (129, 1, 20, 16), (20, 8, 128, 256)]
             {
                 let blocks = (2 * tokens).div_ceil(block_size) + 1;
-                cases.push(KvStoreCase { dtype, tokens, kv_heads, dim, block_size, blocks, seed: 1 });
+                cases.push(KvStoreCase {
+                    dtype,
+                    tokens,
+                    kv_heads,
+                    dim,
+                    block_size,
+                    blocks,
+                    padding: true,
+                    seed: 1,
+                });
             }
         }
         cases
@@ -503,6 +514,7 @@ impl Cases for KvStore {
             dim: draw.pick(&[16, 32, 64, 80, 96, 128, 20]),
             block_size,
             blocks: (2 * tokens).div_ceil(block_size) + draw.below(3),
+            padding: true,
             seed: draw.seed(),
         }
     }
@@ -520,13 +532,13 @@ impl Cases for KvStore {
         let (row, slots) = (c.kv_heads * c.dim, c.blocks * c.block_size);
         let (k, v) =
             (noise(c.dtype, c.seed, c.tokens * row, 1.0), noise(c.dtype, c.seed + 1, c.tokens * row, 1.0));
-        // Slots in a random order, each at most once; every fifth token or so is padding.
+        // Slots in a random order, each at most once.
         let mut draw = Draw::new(c.seed + 2);
         let mut free: Vec<i32> = (0..slots as i32).collect();
         let slots: Vec<i32> = (0..c.tokens)
             .map(|_| {
                 let slot = free.swap_remove(draw.below(free.len()));
-                if draw.one_in(5) { -1 } else { slot }
+                if draw.one_in(5) && c.padding { -1 } else { slot }
             })
             .collect();
         let shape = [c.blocks, c.block_size, c.kv_heads, c.dim];
