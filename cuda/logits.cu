@@ -26,8 +26,8 @@ __device__ __forceinline__ void for_chunk(u32 first, F f) {
 template <class F>
 __device__ __forceinline__ void update(float* to, const float* from, F f) {
     if constexpr (VOCAB % 4 == 0) {
-        const float4 l = *reinterpret_cast<const float4*>(from);
-        *reinterpret_cast<float4*>(to) = make_float4(f(l.x), f(l.y), f(l.z), f(l.w));
+        const Vec<float> l = load_vec(from);
+        store_vec(to, Vec<float>{f(l.at[0]), f(l.at[1]), f(l.at[2]), f(l.at[3])});
     } else {
         *to = f(*from);
     }
@@ -102,7 +102,19 @@ adjust(float* __restrict__ logits, const float* __restrict__ params, const int* 
             top = fmaxf(top, l);
             return l;
         };
-        update(changed ? here + i : chunk + i, chunk + i, final);
+        if constexpr (VOCAB % 4 == 0) {
+            Vec<float> l = load_vec(chunk + i);
+#pragma unroll
+            for (u32 j = 0; j < 4; j++) l.at[j] = final(l.at[j]);
+            // Left to itself the compiler makes four stores of this one, each with a quarter of the bytes of its sectors.
+            if (changed)
+                asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(here + i), "f"(l.at[0]), "f"(l.at[1]),
+                             "f"(l.at[2]), "f"(l.at[3])
+                             : "memory");
+        } else {
+            const float l = final(chunk[i]);
+            if (changed) here[i] = l;
+        }
     });
     if (min_p) {
         top = block_max(top, shared);
