@@ -120,6 +120,7 @@ sample_naive(const float* logits, const float* top_p_tail, const int* params, in
             }
             best[0] = first;
         }
+        __syncwarp();
         __syncthreads();
         first = u32(best[0]);
         __syncthreads();

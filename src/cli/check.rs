@@ -40,6 +40,9 @@ pub struct Args {
     /// For one case, in seconds, compilation included
     #[arg(long, value_name = "S", default_value_t = Options::default().timeout.as_secs_f64())]
     timeout: f64,
+    /// Groups of 512 draws for each setting of a sampler's certificate; an emulated device wants few
+    #[arg(long, value_name = "N", default_value_t = Options::default().groups)]
+    groups: usize,
     /// Print a JSON list
     #[arg(long)]
     json: bool,
@@ -117,7 +120,7 @@ fn child(args: &Args, op: &str, kernel: &str) -> Result<Report> {
     let mut command = Command::new(std::env::current_exe().context("where this program is")?);
     command.args(["check", &format!("{op}/{kernel}"), "--here", "--device", &args.device]);
     command.args(["--cases", &args.cases.to_string(), "--seed", &args.seed.to_string()]);
-    command.args(["--timeout", &args.timeout.to_string()]);
+    command.args(["--timeout", &args.timeout.to_string(), "--groups", &args.groups.to_string()]);
     command.args(args.case.iter().flat_map(|case| ["--case", case]));
     command.args(args.threads.iter().flat_map(|n| ["--threads".into(), n.to_string()]));
     let mut child =
@@ -186,6 +189,7 @@ impl<D: Device> Visit<D> for Checker<'_, D> {
             cases: self.args.cases,
             seed: self.args.seed,
             timeout: Duration::from_secs_f64(self.args.timeout),
+            groups: self.args.groups,
         };
         let suite = match &self.args.case {
             Some(case) => Suite::<O>::one(case).map_err(|want| Error::Config {

@@ -32,8 +32,8 @@ pub const ALPHA: f64 = 1e-3;
 const VOCAB: usize = 96;
 /// Draws of a group, all of which are one launch.
 const GROUP: usize = 512;
-/// Groups of a setting.
-const GROUPS: usize = 8;
+/// Groups of a setting, unless fewer are asked for.
+pub const GROUPS: usize = 8;
 /// Draws that a bin of a chi-squared test expects at least.
 const BIN: f64 = 8.0;
 
@@ -121,13 +121,21 @@ impl Certificate {
     /// # Errors
     /// What the kernel reports.
     pub fn of<D: Device>(dev: &D, kernel: &Slot<Sample, D>) -> Result<Self> {
+        Self::of_groups(dev, kernel, GROUPS)
+    }
+
+    /// The same with so many groups of each setting: fewer find less, but sooner.
+    ///
+    /// # Errors
+    /// What the kernel reports.
+    pub fn of_groups<D: Device>(dev: &D, kernel: &Slot<Sample, D>, groups: usize) -> Result<Self> {
         let mut queue = Queue::new(dev)?;
         let (mut tests, mut fault) = (Vec::new(), None);
         let (mut settings, mut unsupported) = (0, 0);
         for setting in Setting::all() {
             let (logits, probs) = setting.distribution();
             let mut tokens = Vec::new();
-            match (0..GROUPS).try_for_each(|group| -> Result<()> {
+            match (0..groups).try_for_each(|group| -> Result<()> {
                 tokens.push(draw(dev, kernel, &mut queue, &setting, &logits, group)?);
                 Ok(())
             }) {
@@ -162,7 +170,7 @@ impl Certificate {
         Ok(Self {
             settings,
             unsupported,
-            draws: settings * GROUPS * GROUP,
+            draws: settings * groups * GROUP,
             tests: tests.len(),
             smallest_p,
             bonferroni,

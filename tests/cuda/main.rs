@@ -1,5 +1,6 @@
 //! CUDA without a GPU: NVRTC compiles the kernels.
 
+mod checked;
 mod command;
 mod compile;
 mod counts;

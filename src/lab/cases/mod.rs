@@ -62,11 +62,11 @@ pub trait Cases: Op {
     /// The arguments of a call over those tensors.
     fn args<'a, D: Device>(case: &'a Self::Case, tensors: Bound<'a, D>) -> Self::Args<'a, D>;
 
-    /// What is judged by statistics rather than case by case; `None` for all but samplers.
+    /// What is judged by statistics rather than case by case, over so many groups of draws; `None` for all but samplers.
     ///
     /// # Errors
     /// What the kernel reports.
-    fn certificate<D: Device>(_: &D, _: &Slot<Self, D>) -> Result<Option<Certificate>>
+    fn certificate<D: Device>(_: &D, _: &Slot<Self, D>, _: usize) -> Result<Option<Certificate>>
     where
         Self: Sized,
     {

@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use super::{
     cases::{Cases, Draw, Problem},
+    certificate::GROUPS,
     shrink,
 };
 use crate::{device::Device, error::Result, kernels::Slot};
@@ -32,11 +33,13 @@ pub struct Options {
     pub seed: u64,
     /// For one case, compilation included.
     pub timeout: Duration,
+    /// Of draws, for each setting of a sampler's certificate.
+    pub groups: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cases: 24, seed: 0, timeout: Duration::from_secs(60) }
+        Self { cases: 24, seed: 0, timeout: Duration::from_secs(60), groups: GROUPS }
     }
 }
 
@@ -139,7 +142,7 @@ pub fn check<O: Cases, D: Device>(
         report.verdict = Verdict::Passed;
         report.reason = None;
         if suite.is_whole {
-            report.certify(O::certificate(dev, kernel));
+            report.certify(O::certificate(dev, kernel, options.groups));
         }
     }
     report.seconds = start.elapsed().as_secs_f64();

@@ -1,0 +1,59 @@
+//! Every kernel against its oracle on softcuda with all of its checks on: bounds, memory that nobody wrote, races, barriers.
+//! The cases are ragged and cross every tile and block edge.
+
+use std::sync::{
+    Mutex,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use lathe::lab::check::{Report, Verdict};
+use serde::Deserialize;
+
+use super::command::lathe;
+
+/// A line of `lathe kernels`.
+#[derive(Deserialize)]
+struct Line {
+    op: String,
+    kernel: String,
+}
+
+/// Machine code of Hopper, which softcuda does not run.
+const HOPPER: [&str; 2] = ["attention/flash_hopper", "linear/wgmma_tma"];
+
+fn check(kernel: &str) -> Report {
+    // One group of draws: that the draws are the oracle's, token by token, is checked besides.
+    let arguments =
+        ["check", kernel, "--device", "cuda", "--cases", "0", "--groups", "1", "--timeout", "120", "--json"];
+    let output = lathe(&arguments).env("SOFTCUDA_CHECK", "all").output().unwrap();
+    let reports: Vec<Report> = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{kernel}: {}", String::from_utf8_lossy(&output.stderr)));
+    reports.into_iter().next().expect("one kernel, one report")
+}
+
+#[test]
+fn every_kernel_is_right_with_all_checks_on() {
+    let output = lathe(&["kernels", "--device", "cuda", "--json"]).output().unwrap();
+    let lines: Vec<Line> = serde_json::from_slice(&output.stdout).unwrap();
+    // The longest are at the end: they go first.
+    let kernels: Vec<String> = lines.iter().rev().map(|l| format!("{}/{}", l.op, l.kernel)).collect();
+    assert!(kernels.len() > 25, "{kernels:?}");
+    let (next, faults) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, Into::into) {
+            scope.spawn(|| {
+                while let Some(kernel) = kernels.get(next.fetch_add(1, Relaxed)) {
+                    let report = check(kernel);
+                    println!("{report}");
+                    let wanted =
+                        if HOPPER.contains(&&**kernel) { Verdict::Unsupported } else { Verdict::Passed };
+                    if report.verdict != wanted {
+                        faults.lock().unwrap().push(report.to_string());
+                    }
+                }
+            });
+        }
+    });
+    let faults = faults.into_inner().unwrap();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
