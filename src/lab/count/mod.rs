@@ -271,7 +271,8 @@ pub fn call<O: Cases, D: Device>(dev: &D, kernel: &Slot<O, D>, case: &str) -> Re
     let mut loaded = Loaded::all(dev, &problem)?;
     let args = O::args(&case, bind(&mut loaded));
     let least = Least { bytes: O::bytes(&args), flops: O::flops(&args) };
-    kernels::run(&**kernel, &mut Queue::new(dev)?, args)?;
+    let mut queue = Queue::new(dev)?;
+    kernels::run(&**kernel, &mut queue, args)?;
     dev.synchronize()?;
     Ok(least)
 }
