@@ -42,7 +42,8 @@ struct RowScratch {
 constexpr u32 ROW_SCRATCH = STRIPS * 8 + SEGMENTS * 8;
 static_assert(sizeof(RowScratch) == ROW_SCRATCH);
 
-constexpr u32 SURVEY_THREADS = 128, PICK_THREADS = 512, REJECT_THREADS = 1024;
+constexpr u32 SURVEY_THREADS = 128, PICK_THREADS = 512;
+[[maybe_unused]] constexpr u32 REJECT_THREADS = 1024;
 #if TRUNCATED
 // What `pick` leaves in `out` for `reject`.
 constexpr int PENDING = -2;
@@ -251,7 +252,7 @@ __device__ __forceinline__ float load_largest(const RowScratch& scratch, float* 
 
 // Calls f(token, logit) for the logits from `limit` on, each by one thread. Segments below are not read. IN_FLIGHT loads
 // of a lane are under way at a time: FAST where f is short, 1 where it is long, to keep the code short.
-constexpr u32 FAST = VOCAB % 4 == 0 ? 4 : 1;
+[[maybe_unused]] constexpr u32 FAST = VOCAB % 4 == 0 ? 4 : 1;
 template <u32 IN_FLIGHT, class F>
 __device__ __forceinline__ void for_tokens_from(float limit, const float* row, const float* largest, F f) {
     const u32 lane = threadIdx.x % WARP;

@@ -196,7 +196,7 @@ impl OnDevice for Here<'_> {
             Caller { dev, target, case: self.0.case.as_deref().unwrap_or_default(), result: None };
         each_op(registry, &mut caller);
         caller.result.unwrap_or_else(|| {
-            let known = registry.rows(&registry.select(&Default::default())?);
+            let known = registry.rows(&registry.select(&Default::default(), false)?);
             let known: Vec<String> = known.iter().map(|r| format!("{}/{}", r.op, r.kernel)).collect();
             Err(Error::UnknownName { kind: "kernel".into(), name: target.into(), known: known.join(", ") })
         })

@@ -58,6 +58,7 @@ pub fn all() -> Vec<Program> {
     for vocab in [151_936, 50_257] {
         programs.push(Program::new("logits.cu").with("VOCAB", vocab));
         programs.push(Program::new("logits_naive.cu").with("VOCAB", vocab));
+        programs.push(Program::new("logprobs.cu").with("VOCAB", vocab));
         programs.push(Program::new("sample_naive.cu").with("VOCAB", vocab));
         programs.extend([(0, 0), (1, 0), (1, 1)].map(|(random, truncated)| sample(vocab, random, truncated)));
     }

@@ -9,7 +9,7 @@ use crate::{
     kernels::{Activation, SeqLen},
     lab::cases::{
         ActivationCase, AttentionCase, EmbeddingCase, Kind, KvStoreCase, LinearCase, LogitsCase, LogitsRow,
-        NormCase, RopeCase, SampleCase, SampleRow,
+        LogprobsCase, NormCase, RopeCase, SampleCase, SampleRow,
     },
 };
 
@@ -196,6 +196,8 @@ fn rest(rows: &mut Rows) {
         LogitsRow { params: [0.7, 0.0, 1.1, 0.0, 0.0], history: 100, biases: 0, nan: false, masked: false };
     let case = LogitsCase { vocab: VOCAB, softcap: None, rows: vec![row; 8], seed: 0 };
     rows.add("logits/chunked", format!("temperature and a penalty, 8 rows of {VOCAB}"), case, none);
+    let case = LogprobsCase { vocab: VOCAB, top: 20, softcap: None, rows: vec![Kind::LongTail; 8], seed: 0 };
+    rows.add("logprobs/radix_select", format!("the 20 likeliest, 8 rows of {VOCAB}"), case, none);
     for (name, kernel, greedy, top_k, top_p) in [
         ("greedy", "sample/greedy", true, 0, 1.0),
         ("plain", "sample/gumbel", false, 0, 1.0),

@@ -37,7 +37,7 @@ impl OnDevice for DecodeStep<'_> {
     fn run<D: Device>(self, dev: &D, registry: &Registry<D>) -> Result<Least> {
         let Self { files, seqs, keys } = self;
         let dtype = dtype_of(files.checkpoint_dtype()?);
-        let kernels = registry.select(&BTreeMap::new())?;
+        let kernels = registry.select(&BTreeMap::new(), false)?;
         let decoder = Decoder::load(dev, &files.config, &files.weights, dtype, keys)?;
         let model = decoder.config();
         let blocks = keys.div_ceil(BLOCK);
