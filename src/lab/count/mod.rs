@@ -31,7 +31,8 @@ const SECTOR: u64 = 32;
 /// What the table's columns are, for its head.
 pub const HEAD: &str = "\
 Every figure is *modelled*: counted by [softcuda](../../softcuda/README.md) while it ran the kernels' PTX for compute_80 \
-on a CPU. None is a measurement and none is a time. The same run gives the same numbers on every machine.
+on a CPU. None is a measurement and none is a time. The same run gives the same numbers on every machine; `cargo xtask \
+counts` is that run and writes this page. `cargo test --test cuda counts` holds the bounds at smaller shapes.
 
 - **least**: bytes that any kernel of the operation must read and write, each once (`Op::bytes` of its contract).
 - **moved**: bytes between DRAM and the L2: sectors of 32 bytes that are read and are not in the L2, and sectors written, \
@@ -45,6 +46,10 @@ share data, as tiles of a matrix product must.
 asked for. A value that all lanes read counts once.
 - **wavefronts**: passes over the banks of shared memory beyond those that the same accesses need without conflicts.
 - **tensor / op**: operations of the tensor cores over those of the operation.
+
+Shapes are those of Qwen3-0.6B in bf16, blocks of 256 tokens. Rows without bounds are there to know. `gqa_packed` with 16 \
+query heads to a key head shows a whole tile; it moves more than the least because each 512 keys of one head leave 16 \
+partial sums in f32. Hopper's own kernels (wgmma) do not run on softcuda and are not counted.
 ";
 
 /// Bounds on the figures of a [`Count`]; `None`: none is set.
