@@ -141,6 +141,7 @@ sample_naive(const float* logits, const float* top_p_tail, const int* params, in
         if (candidate > winner) winner = candidate;
     }
     best[threadIdx.x] = winner;
+    __syncwarp();
     __syncthreads();
     if (threadIdx.x == 0) {
         for (u32 t = 1; t < THREADS; t++)
