@@ -28,6 +28,9 @@ pub struct Args {
     /// CPU threads [default: one for each core]
     #[arg(long)]
     threads: Option<usize>,
+    /// Only every N-th of the fixed cases: an emulated device is slow
+    #[arg(long, value_name = "N", default_value = "1")]
+    every: std::num::NonZeroUsize,
     /// Random cases, after the fixed ones
     #[arg(long, value_name = "N", default_value_t = Options::default().cases)]
     cases: usize,
@@ -119,7 +122,14 @@ fn names(config: &EngineConfig, target: Option<&str>) -> Result<Vec<(&'static st
 fn child(args: &Args, op: &str, kernel: &str) -> Result<Report> {
     let mut command = Command::new(std::env::current_exe().context("where this program is")?);
     command.args(["check", &format!("{op}/{kernel}"), "--here", "--device", &args.device]);
-    command.args(["--cases", &args.cases.to_string(), "--seed", &args.seed.to_string()]);
+    command.args([
+        "--every",
+        &args.every.to_string(),
+        "--cases",
+        &args.cases.to_string(),
+        "--seed",
+        &args.seed.to_string(),
+    ]);
     command.args(["--timeout", &args.timeout.to_string(), "--groups", &args.groups.to_string()]);
     command.args(args.case.iter().flat_map(|case| ["--case", case]));
     command.args(args.threads.iter().flat_map(|n| ["--threads".into(), n.to_string()]));
@@ -186,6 +196,7 @@ impl<D: Device> Visit<D> for Checker<'_, D> {
             return;
         }
         let options = Options {
+            every: self.args.every.get(),
             cases: self.args.cases,
             seed: self.args.seed,
             timeout: Duration::from_secs_f64(self.args.timeout),

@@ -27,6 +27,8 @@ use sandbox::Sandbox;
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// Every so many-th of the fixed cases; at least 1.
+    pub every: usize,
     /// Random cases, after the fixed ones.
     pub cases: usize,
     /// Of the random cases.
@@ -39,7 +41,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cases: 24, seed: 0, timeout: Duration::from_secs(60), groups: GROUPS }
+        Self { every: 1, cases: 24, seed: 0, timeout: Duration::from_secs(60), groups: GROUPS }
     }
 }
 
@@ -73,7 +75,11 @@ impl<O: Cases> Suite<O> {
     /// The fixed cases, then random ones.
     pub fn new(options: &Options) -> Self {
         let mut draw = Draw::new(options.seed);
-        let fixed = O::fixed().into_iter().enumerate().map(|(i, case)| Entry::new(case, i % 4 == 0));
+        let fixed = O::fixed()
+            .into_iter()
+            .step_by(options.every)
+            .enumerate()
+            .map(|(i, case)| Entry::new(case, i % 4 == 0));
         let fixed: Vec<_> = fixed.collect();
         let random = (0..options.cases).map(|_| Entry::new(O::random(&mut draw), false));
         Self { entries: fixed.into_iter().chain(random).collect(), is_whole: true }
