@@ -30,7 +30,7 @@ impl<'a> Lower<'a, '_> {
                 let zero = self.const32(0);
                 let p = self.reg(1)?;
                 let op = match by {
-                    Type::S32 => Op::SetpS32,
+                    Type::S32 if !ftz => Op::SetpS32,
                     Type::F32 if ftz => Op::SetpF32Ftz,
                     Type::F32 => Op::SetpF32,
                     _ => return mods.wrong(),

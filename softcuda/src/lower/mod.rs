@@ -11,6 +11,7 @@ mod convert;
 mod memory;
 mod mods;
 mod operand;
+mod warp;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -436,6 +437,7 @@ impl<'a, 'u> Lower<'a, 'u> {
             || self.comparison(inst, &mut mods)?
             || self.movement(inst, &mut mods)?
             || self.memory(inst, &mut mods)?
+            || self.warp(inst, &mut mods)?
             || self.control(inst, &mut mods)?;
         if !known {
             return self.unknown(inst.op);
