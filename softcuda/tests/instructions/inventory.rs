@@ -82,6 +82,7 @@ const PROGRAMS: &[(&str, &[Constant])] = &[
     ("linear_naive.cu", &[("DTYPE", &[0, 1, 2]), ("IN", &[1024, 33]), ("OUT_F32", &[0, 1])]),
     ("logits.cu", &[("VOCAB", &[151_936, 1000])]),
     ("logits_naive.cu", &[("VOCAB", &[151_936, 1000])]),
+    ("logprobs.cu", &[("VOCAB", &[151_936, 1000])]),
     ("rms_norm.cu", &[("DTYPE", &[0, 1, 2]), ("DIM", &[1024, 33]), ("VECTOR", &[0, 1])]),
     ("rope.cu", &[("DTYPE", &[0, 1, 2]), ("HEAD_DIM", &[128, 64, 80]), ("QK_NORM", &[0, 1])]),
     ("sample.cu", &[("VOCAB", &[151_936, 1000]), ("RANDOM", &[0, 1]), ("TRUNCATED", &[0, 1])]),
