@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::block_manager::{BlockHash, BlockManager, xxh3};
 use super::executor::{Batch, Executor, Item, Sampled, StepResult};
 use super::plan_check::PlanCheck;
+use super::report::{Clock, Event, Stats};
 use super::scheduler::{Budget, Plan, Scheduler, View};
 use super::sequence::{FinishReason, RequestId, RequestOptions, SeqId, Sequence, Sequences, Status};
 use crate::config::{EngineConfig, SamplingParams};
@@ -22,73 +23,6 @@ pub struct Vocabulary {
     pub size: usize,
     /// Tokens that end a sequence unless `ignore_eos`.
     pub eos_token_ids: Vec<u32>,
-}
-
-/// Where the engine's seconds come from. Both start at 0.
-#[derive(Clone, Copy, Debug)]
-pub enum Clock {
-    /// The machine's clock.
-    Wall(Instant),
-    /// The executor says how long a step took.
-    Virtual(f64),
-}
-
-impl Clock {
-    /// Seconds.
-    pub fn now(self) -> f64 {
-        match self {
-            Self::Wall(start) => start.elapsed().as_secs_f64(),
-            Self::Virtual(now) => now,
-        }
-    }
-}
-
-/// What a step did for one sequence that sampled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// The sequence; [`Engine::seq`] has all of it, until the next step begins if it is finished.
-    pub id: SeqId,
-    /// Its request.
-    pub request: RequestId,
-    /// Which of the request's `n` sequences.
-    pub sample: u32,
-    /// The new token; none if the logits were invalid.
-    pub token: Option<u32>,
-    /// Why it ended, if it did.
-    pub finish: Option<FinishReason>,
-}
-
-/// Counts since the engine was made. Every computed token is one of prefill, decode and recomputed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Steps that ran.
-    pub steps: usize,
-    /// Tokens of prompts computed for the first time.
-    pub prefill_tokens: usize,
-    /// Generated tokens computed for the first time. Where steps overlap, also one of each sequence that had just ended.
-    pub decode_tokens: usize,
-    /// Tokens computed again after a preemption.
-    pub recomputed_tokens: usize,
-    /// Tokens of prompts that the prefix cache had.
-    pub prefix_hit_tokens: usize,
-    /// Tokens sampled, invalid ones included.
-    pub sampled_tokens: usize,
-    /// Times that a sequence was preempted.
-    pub preemptions: usize,
-    /// Sequences that ended, for whatever reason.
-    pub finished: usize,
-}
-
-impl Stats {
-    /// Counts an item that may lie in the prompt or before the point of a preemption.
-    fn count_chunk(&mut self, item: &Item, seq: &Sequence) {
-        let (first_time, end) = (item.start.max(seq.computed_before), item.start + item.tokens);
-        let fresh = end.saturating_sub(first_time);
-        let prefill = end.min(seq.prompt_len).saturating_sub(first_time);
-        self.prefill_tokens += prefill;
-        self.decode_tokens += fresh - prefill;
-        self.recomputed_tokens += item.tokens - fresh;
-    }
 }
 
 /// Appends a token that was pending. Returns why the sequence ends now, if it does.

@@ -11,6 +11,7 @@ mod graphs;
 mod logprobs;
 pub mod plan_check;
 pub mod policies;
+mod report;
 pub mod runner;
 mod sampling_input;
 pub mod scheduler;
@@ -19,9 +20,10 @@ mod staged;
 mod step_input;
 
 pub use block_manager::BlockManager;
-pub use engine::{Clock, Engine, Event, Stats, Vocabulary};
+pub use engine::{Engine, Vocabulary};
 pub use executor::{Batch, Executor, Item, Sampled, StepResult};
 pub use plan_check::PlanCheck;
+pub use report::{Clock, Event, Stats};
 pub use scheduler::{Budget, Need, Plan, Scheduler, View};
 pub use sequence::{
     FinishReason, RequestId, RequestOptions, SeqId, Sequence, Sequences, Status, Timing, TokenLogprobs,
