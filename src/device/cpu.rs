@@ -10,7 +10,7 @@ use std::{
 use bytemuck::Zeroable;
 use memmap2::{MmapMut, MmapRaw};
 
-use super::{Device, Element, HostBytes, Pool, View, ViewMut};
+use super::{Device, Element, HostBytes, Peaks, Pool, View, ViewMut, peaks};
 use crate::error::{Error, Result};
 
 /// The vector instructions that kernels may use, found at run time.
@@ -261,6 +261,10 @@ impl Device for Cpu {
 
     fn synchronize(&self) -> Result<()> {
         Ok(())
+    }
+
+    fn peaks(&self) -> Result<Option<Peaks>> {
+        peaks::measure(self).map(Some)
     }
 
     fn memory(&self) -> (usize, usize) {

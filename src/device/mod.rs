@@ -2,15 +2,21 @@
 
 mod cpu;
 pub mod cuda;
+mod peaks;
 mod pool;
 mod tensor;
 
 pub use cpu::{Cpu, CpuBuffer, Simd};
 pub use cuda::Cuda;
+pub use peaks::Peaks;
 pub use pool::Pool;
 pub use tensor::{DType, Element, Shape, Tensor, View, ViewMut};
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::error::Result;
 
@@ -103,6 +109,31 @@ pub trait Device: Clone + Send + Sync + 'static {
     /// # Errors
     /// [`crate::Error::Device`] when the work failed.
     fn synchronize(&self) -> Result<()>;
+
+    /// How long the device takes for what `work` enqueues, once what was enqueued before has run.
+    ///
+    /// # Errors
+    /// What `work` reports, and as [`Device::synchronize`].
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+        self.synchronize()?;
+        let start = Instant::now();
+        work()?;
+        self.synchronize()?;
+        Ok(start.elapsed())
+    }
+
+    /// Whether its times mean anything; those of a device in software do not.
+    fn is_timed(&self) -> bool {
+        true
+    }
+
+    /// What it can at most do, measured now or from its clocks; `None` where that is not known.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the memory to measure with is not there, or the device does not tell.
+    fn peaks(&self) -> Result<Option<Peaks>> {
+        Ok(None)
+    }
 
     /// Bytes of memory that are free, and all that there are.
     fn memory(&self) -> (usize, usize);

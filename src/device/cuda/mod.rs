@@ -15,6 +15,7 @@ use std::{
     fmt,
     ops::Range,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sys};
@@ -24,7 +25,7 @@ pub use launch::{Arg, Launch, arg};
 pub use nvrtc::{Compiled, Compiler, Program, Target};
 use pinned::Pinned;
 
-use super::{Device, HostBytes, View, ViewMut};
+use super::{Device, HostBytes, Peaks, View, ViewMut};
 use crate::error::{Error, Result};
 
 /// A GPU and its queue.
@@ -282,6 +283,56 @@ impl Device for Cuda {
 
     fn synchronize(&self) -> Result<()> {
         self.sync()
+    }
+
+    /// By events on the stream: the launches' own time on the host is hidden as long as the device has work.
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+        self.sync()?;
+        let event = || self.0.stream.record_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT));
+        let start = event().map_err(fail("an event"))?;
+        work()?;
+        let end = event().map_err(fail("an event"))?;
+        self.sync()?;
+        let milliseconds = start.elapsed_ms(&end).map_err(fail("the time between two events"))?;
+        Ok(Duration::from_secs_f64(f64::from(milliseconds) / 1e3))
+    }
+
+    fn is_timed(&self) -> bool {
+        !self.target().ptx
+    }
+
+    fn peaks(&self) -> Result<Option<Peaks>> {
+        use sys::CUdevice_attribute::*;
+        // Dense bf16 operations of a multiprocessor in a clock: the peak rates of the A100's, H100's and B200's
+        // datasheets over their clocks and multiprocessors. Other chips of a generation differ among themselves.
+        let per_clock = match self.target().capability {
+            _ if !self.is_timed() => return Ok(None),
+            (8, 0) => 2048.0,
+            (9, 0) => 4096.0,
+            (10, 0) => 8192.0,
+            _ => return Ok(None),
+        };
+        let attribute = |which| {
+            self.0
+                .context
+                .attribute(which)
+                .map(f64::from)
+                .map_err(fail("its clocks and the width of its memory"))
+        };
+        let (clock, memory_clock, width) = (
+            attribute(CU_DEVICE_ATTRIBUTE_CLOCK_RATE)? * 1e3,
+            attribute(CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)? * 1e3,
+            attribute(CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?,
+        );
+        Ok(Some(Peaks {
+            bandwidth: 2.0 * memory_clock * width / 8.0,
+            flops: self.0.multiprocessors as f64 * clock * per_clock,
+            source: format!(
+                "the device's own: {:.0} MHz, {width:.0}-bit memory at {:.0} MHz, dense bf16 on tensor cores",
+                clock / 1e6,
+                memory_clock / 1e6
+            ),
+        }))
     }
 
     fn memory(&self) -> (usize, usize) {
