@@ -1,4 +1,5 @@
-//! The engine's own time: schedule plus postprocess a step, prefix hashing, the block pool.
+//! The engine's own time: schedule plus postprocess a step, prefix hashing, the block pool, the tokenizer; and, on one
+//! thread with the shipped model, the sampler and whole steps.
 //!
 //! `cargo bench --bench engine`. Times are CPU times of the one thread that works, so that a busy machine does not
 //! count its other work.
@@ -10,13 +11,14 @@ use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use lathe::Result;
 use lathe::config::{EngineConfig, SamplingParams};
-use lathe::device::{Cpu, CpuBuffer};
+use lathe::device::{Cpu, CpuBuffer, Tensor};
 use lathe::engine::block_manager::xxh3;
 use lathe::engine::{
     Batch, BlockManager, Engine, Executor, RequestOptions, Sampled, SeqId, Sequence, StepResult, Vocabulary,
     policies,
 };
-use lathe::kernels::{Kernel, Op, Registry, Table, Unsupported};
+use lathe::kernels::{self, Kernel, Op, Queue, Registry, SampleArgs, SampleSpec, Table, Unsupported};
+use lathe::model::Detokenizer;
 use lathe::open;
 
 /// This thread's CPU time.
@@ -225,9 +227,88 @@ fn blocks(c: &mut Criterion<CpuTime>) {
     });
 }
 
+fn tokenizer(c: &mut Criterion<CpuTime>) {
+    let files = open::files(&EngineConfig::default()).unwrap();
+    let tokenizer = files.tokenizer().unwrap();
+    let text = "Once upon a time, a little fox lived by the river. She had a boat and a red hat. ".repeat(50);
+    let ids = tokenizer.encode(&text, false).unwrap();
+    let mut group = c.benchmark_group("tokenizer");
+    group.throughput(Throughput::Elements(ids.len() as u64));
+    group.bench_function("encode", |b| b.iter(|| tokenizer.encode(&text, false).unwrap()));
+    group.bench_function("decode", |b| b.iter(|| tokenizer.decode(&ids).unwrap()));
+    group.bench_function("decode token by token", |b| {
+        b.iter(|| {
+            let mut detokenizer = Detokenizer::new(tokenizer.clone(), &[]).unwrap();
+            ids.iter().map(|&id| detokenizer.push(id).unwrap().len()).sum::<usize>()
+        });
+    });
+}
+
+/// The default sampler on rows of the shipped model's vocabulary.
+fn sampler(c: &mut Criterion<CpuTime>) {
+    const VOCAB: usize = 2560;
+    let dev = Cpu::new(Some(1));
+    let kernel = Registry::cpu().sample.remove(0);
+    let mut queue = Queue::new(&dev).unwrap();
+    let mut group = c.benchmark_group("sampler");
+    for rows in [256, 1024, 8192] {
+        group.throughput(Throughput::Elements(rows as u64));
+        let values: Vec<f32> = (0..rows * VOCAB).map(|i| (i * 7919 % 10_007) as f32 / 800.0).collect();
+        let logits = Tensor::from_slice(&dev, &values, &[rows, VOCAB]).unwrap();
+        let mut out = Tensor::from_slice(&dev, &vec![0; rows], &[rows]).unwrap();
+        for (what, greedy, top_k, tail) in
+            [("greedy", 1, 0, 0.0f32), ("plain", 0, 0, 0.0), ("top-k 50, top-p 0.9", 0, 50, 0.1)]
+        {
+            let tails = Tensor::from_slice(&dev, &vec![tail; rows], &[rows]).unwrap();
+            let params: Vec<i32> = (0..rows as i32).flat_map(|row| [greedy, top_k, row, 0, 9]).collect();
+            let params = Tensor::from_slice(&dev, &params, &[rows, 5]).unwrap();
+            group.bench_function(format!("{what}/{rows} rows"), |b| {
+                b.iter(|| {
+                    let args = SampleArgs {
+                        logits: logits.view(),
+                        top_p_tail: tails.view(),
+                        params: params.view(),
+                        spec: SampleSpec { random: greedy == 0, truncated: top_k > 0 },
+                        out: out.view_mut(),
+                    };
+                    kernels::run(&*kernel, &mut queue, args).unwrap();
+                });
+            });
+        }
+    }
+}
+
+/// Everything that a step does, the model included, when all sequences decode.
+fn whole_steps(c: &mut Criterion<CpuTime>) {
+    let mut group = c.benchmark_group("whole step");
+    group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(2)).sample_size(10);
+    for seqs in [256, 1024, 8192] {
+        let config = EngineConfig {
+            max_num_seqs: seqs,
+            max_model_len: 512,
+            kvcache_block_size: 64,
+            num_kvcache_blocks: Some(seqs * 8),
+            ..EngineConfig::default()
+        };
+        let files = open::files(&config).unwrap();
+        let executor = open::runner_on(&Cpu::new(Some(1)), &Registry::cpu(), &config, &files).unwrap();
+        let vocabulary = Vocabulary { size: 2560, eos_token_ids: Vec::new() };
+        let policy = policies::by_name("chunked").unwrap();
+        let mut engine = Engine::new(&config, vocabulary, policy, executor).unwrap();
+        let params = Arc::new(SamplingParams { max_tokens: 496, ..SamplingParams::default() });
+        for number in 0..seqs {
+            let prompt: Vec<u32> = prompt(number)[..16].to_vec();
+            engine.add_request(&prompt, params.clone(), RequestOptions::default()).unwrap();
+        }
+        while engine.step().unwrap().len() < seqs {}
+        group.throughput(Throughput::Elements(seqs as u64));
+        group.bench_function(format!("{seqs} running"), |b| b.iter(|| engine.step().unwrap().len()));
+    }
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().with_measurement(CpuTime);
-    targets = steps, hashing, blocks
+    targets = steps, hashing, blocks, tokenizer, sampler, whole_steps
 }
 criterion_main!(benches);

@@ -279,6 +279,25 @@ fn check_tells_each_kernels_verdict() {
 }
 
 #[test]
+fn report_writes_one_page_and_its_pictures() {
+    let cli = Cli::new();
+    let args =
+        ["report", "rms_norm", "--cases", "1", "--seed", "7", "--shapes", "small", "--svg", "pictures"];
+    let (said, _) = cli.ok(&args);
+    assert!(said.ends_with("report.html\n"), "{said}");
+    let page = String::from_utf8(cli.read("report.html")).unwrap();
+    for part in ["7 of 1 random cases", "What to look at first", "Roofline", "Qwen3-0.6B/4 rows", "PASSED"] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    assert!(page.contains("of 256 MiB") && !page.contains("Modelled"), "{page}");
+    for picture in ["roofline", "rms_norm", "rms_norm-simd-errors"] {
+        let svg = String::from_utf8(cli.read(&format!("pictures/{picture}.svg"))).unwrap();
+        assert!(svg.starts_with("<svg") && svg.contains("prefers-color-scheme:dark"), "{picture}: {svg}");
+    }
+    assert!(cli.error(&["report", "softmax"]).contains("softmax"));
+}
+
+#[test]
 fn compare_tells_how_far_two_choices_are_apart() {
     let cli = Cli::new();
     let args = ["compare", "--b", "attention=reference", "--rounds", "2", "--max-tokens", "4", "--json"];
@@ -298,14 +317,14 @@ fn new_starts_an_experiment_from_one_that_works() {
     let cli = Cli::new();
     let (from, to) =
         (Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments"), cli.folder.path().join("experiments"));
-    for file in
-        ["Cargo.toml", "two_pass_attention/main.rs", "inverse_sampling/main.rs", "shortest_first/main.rs"]
-    {
+    let examples = ["two_pass_attention", "inverse_sampling", "shortest_first", "start_here"];
+    for file in examples.map(|example| format!("{example}/main.rs")).iter().chain([&"Cargo.toml".into()]) {
         fs::create_dir_all(to.join(file).parent().unwrap()).unwrap();
         fs::copy(from.join(file), to.join(file)).unwrap();
     }
     cli.ok(&["new", "kernel", "split_kv", "--op", "attention"]);
     cli.ok(&["new", "kernel", "alias", "--op", "sample"]);
+    cli.ok(&["new", "kernel", "plain_rope", "--op", "rope"]);
     cli.ok(&["new", "scheduler", "longest_first"]);
     let read = |file: &str| fs::read_to_string(to.join(file)).unwrap();
     let code = read("split_kv/main.rs");
@@ -320,7 +339,14 @@ fn new_starts_an_experiment_from_one_that_works() {
     );
     assert!(cli.error(&["new", "kernel", "split_kv", "--op", "attention"]).contains("there already"));
     assert!(cli.error(&["new", "kernel", "Split", "--op", "attention"]).contains("lower-case"));
-    assert!(cli.error(&["new", "kernel", "x", "--op", "rope"]).contains("attention or sample"));
+    let code = read("plain_rope/main.rs");
+    for part in ["type Operation = Rope;", "&mut registry.rope\n", "struct PlainRope(", "\"plain_rope\""] {
+        assert!(
+            code.contains(part) && !code.contains("RmsNorm") && !code.contains("rms_norm"),
+            "{part}: {code}"
+        );
+    }
+    assert!(cli.error(&["new", "kernel", "x", "--op", "softmax"]).contains("attention, sample, embedding"));
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! `lathe check`: is a kernel right?
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -13,6 +16,8 @@ use lathe::lab::cases::{Cases, Visit, each_op};
 use lathe::lab::check::{self, Options, Report, Suite, Verdict};
 use lathe::open::{self, OnDevice};
 
+use super::trace;
+
 /// Check kernels against the oracle: fixed ragged cases, then random ones; the first failure is shrunk.
 ///
 /// Each kernel runs in a process of its own, so that one that crashes or hangs costs the others nothing. The exit
@@ -21,37 +26,69 @@ use lathe::open::{self, OnDevice};
 pub struct Args {
     /// Operation, or one kernel of it; all of them if not given
     #[arg(value_name = "OP[/KERNEL]")]
-    target: Option<String>,
+    pub(super) target: Option<String>,
     /// cpu or cuda
     #[arg(long, default_value = "cpu")]
-    device: String,
+    pub(super) device: String,
     /// CPU threads [default: one for each core]
     #[arg(long)]
-    threads: Option<usize>,
+    pub(super) threads: Option<usize>,
     /// Only every N-th of the fixed cases: an emulated device is slow
     #[arg(long, value_name = "N", default_value = "1")]
-    every: std::num::NonZeroUsize,
+    pub(super) every: NonZeroUsize,
     /// Random cases, after the fixed ones
     #[arg(long, value_name = "N", default_value_t = Options::default().cases)]
-    cases: usize,
+    pub(super) cases: usize,
     /// Of the random cases
     #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
+    pub(super) seed: u64,
     /// Only this case, as a failure prints it; needs OP/KERNEL
     #[arg(long, value_name = "JSON")]
-    case: Option<String>,
+    pub(super) case: Option<String>,
+    /// Only flashinfer-bench's workloads in this file; their definitions lie beside it as in its data set
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with = "case")]
+    pub(super) workload: Option<PathBuf>,
     /// For one case, in seconds, compilation included
     #[arg(long, value_name = "S", default_value_t = Options::default().timeout.as_secs_f64())]
-    timeout: f64,
+    pub(super) timeout: f64,
     /// Groups of 512 draws for each setting of a sampler's certificate; an emulated device wants few
     #[arg(long, value_name = "N", default_value_t = Options::default().groups)]
-    groups: usize,
+    pub(super) groups: usize,
     /// Print a JSON list
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
+    /// Run a kernel that fails again with all of softcuda's checks on, and show what they say; --device cuda
+    #[arg(long)]
+    pub(super) sanitize: bool,
+    /// Tell where the errors are, in JSON
+    #[arg(long, hide = true)]
+    pub(super) maps: bool,
     /// Check in this process, and print a JSON object a line
     #[arg(long, hide = true)]
-    here: bool,
+    pub(super) here: bool,
+}
+
+impl Args {
+    /// The defaults, on a device.
+    pub(super) fn on(device: &str) -> Self {
+        let Options { cases, seed, timeout, groups, .. } = Options::default();
+        Self {
+            target: None,
+            device: device.into(),
+            threads: None,
+            every: NonZeroUsize::MIN,
+            cases,
+            seed,
+            case: None,
+            workload: None,
+            timeout: timeout.as_secs_f64(),
+            groups,
+            json: false,
+            sanitize: false,
+            maps: false,
+            here: false,
+        }
+    }
 }
 
 /// Prints the reports.
@@ -67,15 +104,32 @@ pub fn run(args: Args) -> Result<()> {
         config.kernels.clear();
         return open::on_device(&config, Here(&args)).map_err(Into::into);
     }
+    if args.sanitize && args.device != "cuda" {
+        bail!("--sanitize is softcuda's, which --device cuda runs on: the device is {}", args.device);
+    }
     let names = names(&config, args.target.as_deref())?;
     if args.case.is_some() && names.len() > 1 {
         bail!("--case is one operation's: name the kernel too, as OP/KERNEL");
     }
     let mut reports = Vec::new();
-    for (op, kernel) in names {
-        let report = child(&args, op, kernel)?;
+    // Each kernel on each case, or on all of the operation's.
+    let mut runs: Vec<(&str, &str, Option<String>)> = Vec::new();
+    match &args.workload {
+        None => runs.extend(names.into_iter().map(|(op, kernel)| (op, kernel, args.case.clone()))),
+        Some(file) => {
+            for (_, op, case) in trace::workloads(file)? {
+                let own = names.iter().filter(|name| name.0 == op);
+                runs.extend(own.map(|&(op, kernel)| (op, kernel, Some(case.to_string()))));
+            }
+        }
+    }
+    for (op, kernel, case) in runs {
+        let Child { report, .. } = child(&args, op, kernel, case.as_deref(), &[])?;
         if !args.json {
             print(&args, &report)?;
+        }
+        if args.sanitize && !report.verdict.is_fine() {
+            sanitize(&args, &report)?;
         }
         reports.push(report);
     }
@@ -90,7 +144,10 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 /// The kernels that `target` names.
-fn names(config: &EngineConfig, target: Option<&str>) -> Result<Vec<(&'static str, &'static str)>> {
+pub(super) fn names(
+    config: &EngineConfig,
+    target: Option<&str>,
+) -> Result<Vec<(&'static str, &'static str)>> {
     let rows = open::kernel_table(config)?;
     let (op, kernel) = match target.map(|t| t.split_once('/').unwrap_or((t, ""))) {
         Some((op, kernel)) => (Some(op), Some(kernel).filter(|k| !k.is_empty())),
@@ -118,8 +175,22 @@ fn names(config: &EngineConfig, target: Option<&str>) -> Result<Vec<(&'static st
     Ok(names)
 }
 
-/// Checks one kernel in a process of its own.
-fn child(args: &Args, op: &str, kernel: &str) -> Result<Report> {
+/// A check that ran in a process of its own.
+pub(super) struct Child {
+    /// What it found.
+    pub report: Report,
+    /// What it said on stderr.
+    pub said: String,
+}
+
+/// Checks one kernel in a process of its own: on one case, or on all.
+pub(super) fn child(
+    args: &Args,
+    op: &str,
+    kernel: &str,
+    case: Option<&str>,
+    env: &[(&str, &str)],
+) -> Result<Child> {
     let mut command = Command::new(std::env::current_exe().context("where this program is")?);
     command.args(["check", &format!("{op}/{kernel}"), "--here", "--device", &args.device]);
     command.args([
@@ -131,29 +202,52 @@ fn child(args: &Args, op: &str, kernel: &str) -> Result<Report> {
         &args.seed.to_string(),
     ]);
     command.args(["--timeout", &args.timeout.to_string(), "--groups", &args.groups.to_string()]);
-    command.args(args.case.iter().flat_map(|case| ["--case", case]));
+    command.args(case.iter().flat_map(|case| ["--case", case]));
     command.args(args.threads.iter().flat_map(|n| ["--threads".into(), n.to_string()]));
+    command.args(args.maps.then_some("--maps")).envs(env.iter().copied());
     let mut child =
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("a process to check in")?;
+    // Read beside stdout: a process that says much would wait for its reader.
+    let mut stderr = child.stderr.take().expect("piped");
+    let said = thread::spawn(move || {
+        let mut said = Vec::new();
+        stderr.read_to_end(&mut said).map(|_| String::from_utf8_lossy(&said).into_owned())
+    });
     let mut line = String::new();
     BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line)?;
-    if let Ok(report) = serde_json::from_str(&line) {
+    let report = serde_json::from_str(&line).ok();
+    if report.is_some() {
         // It has said what there is to say; a kernel that hangs would keep it.
         child.kill().ok();
-        child.wait()?;
-        return Ok(report);
     }
-    let output = child.wait_with_output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.code() == Some(1) {
-        bail!("{}", said.trim().trim_start_matches("error: "));
+    let status = child.wait()?;
+    let said = said.join().expect("reading does not panic")?;
+    match report {
+        Some(report) => Ok(Child { report, said }),
+        None if status.code() == Some(1) => bail!("{}", said.trim().trim_start_matches("error: ")),
+        None => {
+            let message = format!("the process that ran it died: {status}\n{said}");
+            Ok(Child { report: Report::died(op, kernel, &args.device, message), said })
+        }
     }
-    Ok(Report::died(
-        op,
-        kernel,
-        &args.device,
-        format!("the process that ran it died: {}\n{said}", output.status),
-    ))
+}
+
+/// Runs what failed again with all of softcuda's checks on.
+fn sanitize(args: &Args, report: &Report) -> Result<()> {
+    let case = report.failure.as_ref().map(|f| &f.case).filter(|case| !case.is_null()).map(|c| c.to_string());
+    let case = case.as_deref().or(args.case.as_deref());
+    let Child { said, .. } = child(args, &report.op, &report.kernel, case, &[("SOFTCUDA_CHECK", "all")])?;
+    let mut err = std::io::stderr().lock();
+    if said.contains("softcuda") {
+        writeln!(err, "{}", said.trim_end())?;
+    } else if report.device.to_lowercase().contains("soft") {
+        writeln!(err, "    softcuda's checks (bounds, init, race, sync) find nothing in that case")?;
+    } else {
+        let repeat = report.repeat().unwrap_or_else(|| format!("{}/{}", report.op, report.kernel));
+        writeln!(err, "    --sanitize needs softcuda (cargo xtask softcuda says how); on a GPU, NVIDIA's:")?;
+        writeln!(err, "    compute-sanitizer lathe check {repeat} --device cuda --here")?;
+    }
+    Ok(())
 }
 
 fn print(args: &Args, report: &Report) -> Result<()> {
@@ -201,6 +295,7 @@ impl<D: Device> Visit<D> for Checker<'_, D> {
             seed: self.args.seed,
             timeout: Duration::from_secs_f64(self.args.timeout),
             groups: self.args.groups,
+            maps: self.args.maps,
         };
         let suite = match &self.args.case {
             Some(case) => Suite::<O>::one(case).map_err(|want| Error::Config {

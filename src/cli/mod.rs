@@ -6,14 +6,17 @@ mod chat;
 mod check;
 mod compare;
 mod count;
+mod date;
 mod doctor;
 mod generate;
 mod kernels;
 mod machine;
 mod new;
 mod options;
+mod report;
 mod score;
 mod simulate;
+mod trace;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -37,6 +40,8 @@ enum Command {
     Check(check::Args),
     Compare(compare::Args),
     Count(count::Args),
+    Report(report::Args),
+    Trace(trace::Args),
     New(new::Args),
     Bench(bench::Args),
     Simulate(simulate::Args),
@@ -58,6 +63,8 @@ impl Cli {
             Command::Check(args) => check::run(args),
             Command::Compare(args) => compare::run(args),
             Command::Count(args) => count::run(args),
+            Command::Report(args) => report::run(args),
+            Command::Trace(args) => trace::run(args),
             Command::New(args) => new::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Simulate(args) => simulate::run(args),

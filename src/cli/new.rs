@@ -21,7 +21,7 @@ enum What {
     Kernel {
         /// An idea, such as split_kv
         name: String,
-        /// attention or sample
+        /// The operation: see lathe kernels. attention and sample begin with a kernel of their own, others with the oracle
         #[arg(long, value_name = "OP")]
         op: String,
     },
@@ -41,17 +41,36 @@ const README: &str = "# NAME
 **Result.** What was measured, on which machine, at which commit.
 ";
 
+/// Operations and their types; attention and sample have examples of their own.
+const OPS: [(&str, &str); 9] = [
+    ("embedding", "Embedding"),
+    ("linear", "Linear"),
+    ("rms_norm", "RmsNorm"),
+    ("add_rms_norm", "AddRmsNorm"),
+    ("rope", "Rope"),
+    ("kv_store", "KvStore"),
+    ("activation", "GatedActivation"),
+    ("logits", "Logits"),
+    ("logprobs", "Logprobs"),
+];
+
 /// Writes the folder and adds it to the experiments' manifest.
 ///
 /// # Errors
-/// For a name that is taken or no identifier, an operation without an example, or a folder that is not Lathe's.
+/// For a name that is taken or no identifier, an operation that does not exist, or a folder that is not Lathe's.
 pub fn run(args: Args) -> Result<()> {
     // The example, and what its kernel or policy is called as a type and by name.
     let (name, example, old_type, old_name) = match &args.what {
         What::Kernel { name, op } => match op.as_str() {
             "attention" => (name, "two_pass_attention", "TwoPass", "two_pass"),
             "sample" => (name, "inverse_sampling", "Inverse", "inverse"),
-            _ => bail!("--op is {op:?}, expected attention or sample, which have an example in experiments/"),
+            op if OPS.iter().any(|(known, _)| *known == op) => {
+                (name, "start_here", "StartHere", "start_here")
+            }
+            _ => {
+                let known: Vec<&str> = OPS.iter().map(|(op, _)| *op).collect();
+                bail!("--op is {op:?}, expected attention, sample, {}", known.join(", "))
+            }
         },
         What::Scheduler { name } => (name, "shortest_first", "ShortestFirst", "shortest_first"),
     };
@@ -69,6 +88,13 @@ pub fn run(args: Args) -> Result<()> {
     ensure!(!folder.exists(), "{} is there already", folder.display());
     fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
     let write = |path: &Path, text: String| fs::write(path, text).with_context(|| path.display().to_string());
+    let mut code = code;
+    // The example's operation first: a kernel's name may have an operation's in it.
+    if let What::Kernel { op, .. } = &args.what
+        && let Some((field, operation)) = OPS.iter().find(|(known, _)| known == op)
+    {
+        code = code.replace("RmsNorm", operation).replace("registry.rms_norm", &format!("registry.{field}"));
+    }
     write(&folder.join("main.rs"), code.replace(old_type, &type_name(name)).replace(old_name, name))?;
     write(&folder.join("README.md"), README.replace("NAME", name))?;
     let entry = format!("\n[[bin]]\nname = \"{name}\"\npath = \"{name}/main.rs\"\n");

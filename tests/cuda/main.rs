@@ -11,4 +11,5 @@ mod precision;
 mod programs;
 mod registers;
 mod reload;
+mod sanitize;
 mod support;

@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::report::{Verdict, Worst};
+use super::{
+    map::ErrorMap,
+    report::{Verdict, Worst},
+};
 use crate::{
     device::Device,
     lab::{
@@ -15,7 +18,7 @@ use crate::{
 /// What became of one case.
 pub enum Outcome {
     /// Right, and how nearly so.
-    Passed(Measured),
+    Passed(Box<Measured>),
     /// Wrong.
     Failed(Box<Finding>),
     /// The kernel said that it cannot, and why.
@@ -25,7 +28,7 @@ pub enum Outcome {
 impl Outcome {
     /// Wrong as a whole.
     pub fn failed(verdict: Verdict, message: String) -> Self {
-        Self::Failed(Box::new(Finding { verdict, message, element: None }))
+        Self::Failed(Box::new(Finding::of(verdict, message)))
     }
 }
 
@@ -38,6 +41,15 @@ pub struct Finding {
     pub message: String,
     /// The element, if it is one.
     pub element: Option<Element>,
+    /// Where the errors are, if values are wrong.
+    pub map: Option<ErrorMap>,
+}
+
+impl Finding {
+    /// Without an element.
+    pub(super) fn of(verdict: Verdict, message: String) -> Self {
+        Self { verdict, message, element: None, map: None }
+    }
 }
 
 /// An element of an output. Values that are not finite are null in JSON.
@@ -69,6 +81,8 @@ pub struct Measured {
     pub ulps: Vec<f32>,
     /// The element closest to its budget; its case is null.
     pub worst: Option<Worst>,
+    /// Where the errors of its largest output are.
+    pub map: Option<ErrorMap>,
 }
 
 /// Judges what is in memory after a call (`first`) and, if given, after a second call on the same data.
@@ -108,14 +122,14 @@ pub fn judge<D: Device>(
             return Outcome::Failed(Box::new(finding));
         }
     }
-    Outcome::Passed(measured)
+    Outcome::Passed(Box::new(measured))
 }
 
 /// A place that is not the kernel's to write and changed.
 fn trespass<D: Device>(host: &HostTensor, l: &Loaded<D>, after: &[u8]) -> Option<Finding> {
     let size = host.dtype().size();
     let changed = |at: &usize| after[at * size..][..size] != l.image()[at * size..][..size];
-    let of = |verdict, message| Some(Finding { verdict, message, element: None });
+    let of = |verdict, message| Some(Finding::of(verdict, message));
     if let Some(at) = l.outside().into_iter().flatten().find(changed) {
         let inside = l.inside();
         let (start, end) = (inside.first().map_or(0, |r| r.start), inside.last().map_or(0, |r| r.end));
@@ -146,7 +160,7 @@ fn unwritten<D: Device>(host: &HostTensor, l: &Loaded<D>, after: &[u8]) -> Optio
     let (index, total) = (unflatten(at, &host.shape), all.len());
     let message =
         format!("{count} of {total} elements of {} were not written, the first {index:?}", host.name);
-    Some(Finding { verdict: Verdict::UnwrittenOutput, message, element: None })
+    Some(Finding::of(Verdict::UnwrittenOutput, message))
 }
 
 fn unstable<D: Device>(host: &HostTensor, l: &Loaded<D>, a: &[u8], b: &[u8]) -> Option<Finding> {
@@ -163,7 +177,7 @@ fn unstable<D: Device>(host: &HostTensor, l: &Loaded<D>, a: &[u8], b: &[u8]) -> 
         show(a),
         show(b)
     );
-    Some(Finding { verdict: Verdict::Nondeterministic, message, element: None })
+    Some(Finding::of(Verdict::Nondeterministic, message))
 }
 
 fn show(host: &HostTensor, bytes: &[u8], at: usize) -> String {
@@ -186,7 +200,8 @@ fn wrong_int<D: Device>(host: &HostTensor, l: &Loaded<D>, after: &[u8], want: &[
     let (value, expected) = (f64::from(got), f64::from(expected));
     let element =
         Element { tensor: host.name.into(), index, value, expected, ulps: (value - expected).abs() };
-    Some(Finding { verdict: Verdict::IncorrectNumerical, message, element: Some(element) })
+    let element = Some(element);
+    Some(Finding { element, ..Finding::of(Verdict::IncorrectNumerical, message) })
 }
 
 fn wrong_float<D: Device>(
@@ -200,7 +215,8 @@ fn wrong_float<D: Device>(
     let got: Vec<f32> =
         l.inside().into_iter().flatten().map(|at| element(host.dtype(), after, at).0).collect();
     let (mut wrong, mut worst, mut share_of_worst) = (0, 0, -1.0);
-    let (mut squares, mut largest, mut naive_largest) = (0.0, 0.0f64, 0.0f64);
+    let (mut squares, mut largest, mut relative, mut naive_largest) = (0.0, 0.0f64, 0.0f64, 0.0f64);
+    let mut map = ErrorMap::new(host.name, &host.shape);
     for (i, (&g, &w)) in got.iter().zip(&target.values).enumerate() {
         let wide = f64::from(w);
         let ulps = format.ulps(g, wide);
@@ -216,12 +232,14 @@ fn wrong_float<D: Device>(
             _ if format.round(wide) == g => (0.0, 0.0),
             _ => (f64::INFINITY, f64::INFINITY),
         };
+        map.add(i, got.len(), share);
         wrong += usize::from(share > 1.0);
         if share > share_of_worst {
             (worst, share_of_worst) = (i, share);
         }
         squares += error * error;
         largest = largest.max(error);
+        relative = relative.max(if wide == 0.0 || error == 0.0 { 0.0 } else { error / wide.abs() });
         let naive = target.naive.as_ref().map_or_else(|| format.round(wide), |naive| naive[i]);
         let naive_error = (f64::from(naive) - wide).abs();
         naive_largest = naive_largest.max(if naive_error.is_finite() { naive_error } else { 0.0 });
@@ -251,15 +269,23 @@ fn wrong_float<D: Device>(
             case: Value::Null,
             element,
             error: largest,
+            relative_error: relative,
             naive_error: naive_largest,
             share: share_of_worst,
         };
         if measured.worst.as_ref().is_none_or(|old| worst.share > old.share) {
             measured.worst = Some(worst);
         }
+        if measured.map.as_ref().is_none_or(|old| map.size() > old.size()) {
+            measured.map = Some(map);
+        }
         return None;
     };
-    Some(Finding { verdict: Verdict::IncorrectNumerical, message, element: Some(element) })
+    Some(Finding {
+        element: Some(element),
+        map: Some(map),
+        ..Finding::of(Verdict::IncorrectNumerical, message)
+    })
 }
 
 /// The index of element `at`, row after row.

@@ -5,12 +5,14 @@
 //! outputs start as poison and have poison around them. The first failing case is shrunk.
 
 mod judge;
+mod map;
 mod report;
 mod sandbox;
 
 use std::{sync::Arc, time::Duration};
 
 pub use judge::{Element, Finding};
+pub use map::ErrorMap;
 pub use report::{Failure, Quantiles, Report, Verdict, Worst};
 
 use serde_json::Value;
@@ -37,11 +39,20 @@ pub struct Options {
     pub timeout: Duration,
     /// Of draws, for each setting of a sampler's certificate.
     pub groups: usize,
+    /// Whether to tell where the errors are.
+    pub maps: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { every: 1, cases: 24, seed: 0, timeout: Duration::from_secs(60), groups: GROUPS }
+        Self {
+            every: 1,
+            cases: 24,
+            seed: 0,
+            timeout: Duration::from_secs(60),
+            groups: GROUPS,
+            maps: false,
+        }
     }
 }
 
@@ -114,6 +125,7 @@ pub fn check<O: Cases, D: Device>(
     let sandbox = Sandbox::<O>::new(dev.clone(), Arc::clone(kernel), options.timeout);
     let mut first: Option<(Arc<Entry<O>>, Finding)> = None;
     let mut ulps = Vec::new();
+    let mut map: Option<ErrorMap> = None;
     for entry in &suite.entries {
         match sandbox.run(entry) {
             Outcome::Unsupported(reason) => {
@@ -128,6 +140,11 @@ pub fn check<O: Cases, D: Device>(
                 {
                     report.worst = Some(Worst { case: value(&entry.case), ..worst });
                 }
+                if let Some(larger) =
+                    measured.map.filter(|m| map.as_ref().is_none_or(|old| m.size() > old.size()))
+                {
+                    map = Some(ErrorMap { case: value(&entry.case), ..larger });
+                }
             }
             Outcome::Failed(finding) => {
                 report.cases += 1;
@@ -141,6 +158,11 @@ pub fn check<O: Cases, D: Device>(
         }
     }
     report.ulps = Quantiles::of(ulps);
+    if options.maps {
+        report.maps.extend(map);
+        let failed = first.as_ref().and_then(|(entry, finding)| Some((entry, finding.map.clone()?)));
+        report.maps.extend(failed.map(|(entry, map)| ErrorMap { case: value(&entry.case), ..map }));
+    }
     if let Some((entry, finding)) = first {
         let (case, finding) = shrunk::<O>(&sandbox, &entry.case, finding);
         report.fail(case, finding);

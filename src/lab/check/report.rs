@@ -5,7 +5,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::judge::{Element, Finding};
+use super::{
+    judge::{Element, Finding},
+    map::ErrorMap,
+};
 use crate::{error::Result, lab::certificate::Certificate};
 
 /// What became of a kernel.
@@ -93,6 +96,10 @@ pub struct Report {
     pub ulps: Option<Quantiles>,
     /// A sampler's statistics, where the cases passed.
     pub certificate: Option<Certificate>,
+    /// Where the errors are: of the largest case that passed, and of the first failure before it was shrunk. Only if
+    /// asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub maps: Vec<ErrorMap>,
     /// What the check took.
     pub seconds: f64,
 }
@@ -117,6 +124,8 @@ pub struct Worst {
     pub element: Element,
     /// The largest error in that output.
     pub error: f64,
+    /// The largest error as a share of the expected value, in that output.
+    pub relative_error: f64,
     /// The naive kernel's largest error there; of a correctly rounded result where there is no naive kernel.
     pub naive_error: f64,
     /// The element's error beyond half a unit in the last place, as a share of its budget.
@@ -162,6 +171,7 @@ impl Report {
             worst: None,
             ulps: None,
             certificate: None,
+            maps: Vec::new(),
             seconds: 0.0,
         }
     }
@@ -169,7 +179,7 @@ impl Report {
     /// The report of a check that did not come to an end: the program died, and this is how.
     pub fn died(op: &str, kernel: &str, device: &str, message: String) -> Self {
         let mut report = Self::new(op, kernel, device.into());
-        let finding = Finding { verdict: Verdict::RuntimeError, message, element: None };
+        let finding = Finding::of(Verdict::RuntimeError, message);
         report.failed = 1;
         report.fail(Value::Null, finding);
         report
@@ -186,7 +196,7 @@ impl Report {
             Err(error) => Some((Verdict::RuntimeError, error.to_string())),
         };
         if let Some((verdict, message)) = fault {
-            self.fail(Value::Null, Finding { verdict, message, element: None });
+            self.fail(Value::Null, Finding::of(verdict, message));
         }
     }
 

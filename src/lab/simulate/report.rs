@@ -52,8 +52,10 @@ pub fn html(rows: &[Row], about: &str, error: &str) -> String {
                 let own = rows.iter().filter(|row| row.scheduler == name);
                 own.filter_map(|row| Some((row.rate, row.mean(of)?.0))).collect()
             };
-            let series =
-                policies.iter().map(|name| Series { name: (*name).into(), points: points(name) }).collect();
+            let series = policies
+                .iter()
+                .map(|name| Series { name: (*name).into(), points: points(name), dots: false })
+                .collect();
             let (title, x_label, y_label) = (title.into(), "requests/s offered".into(), y_label.into());
             Chart { title, x_label, y_label, log_x: false, log_y, series }.svg()
         };
@@ -69,8 +71,10 @@ pub fn html(rows: &[Row], about: &str, error: &str) -> String {
         ("From arrival to the last token", |r| Some(r.e2e())),
     ];
     for (title, of) in figures {
-        let series =
-            last.iter().map(|row| Series { name: row.scheduler.clone(), points: cdf(row, of) }).collect();
+        let series = last
+            .iter()
+            .map(|row| Series { name: row.scheduler.clone(), points: cdf(row, of), dots: false })
+            .collect();
         charts.push(
             Chart {
                 title: format!("{title}, at {most:.2} requests/s"),
@@ -177,6 +181,7 @@ fn service_chart(name: &str, outcome: &Outcome) -> Option<String> {
     let line = |(tenant, windows): &(u32, Vec<(f64, bool)>)| Series {
         name: format!("tenant {tenant}"),
         points: windows.iter().enumerate().map(|(i, w)| ((i as f64 + 0.5) * width, w.0 / width)).collect(),
+        dots: false,
     };
     let series = tenants.iter().take(5).map(line).collect();
     let (title, x_label) = (format!("{name}: service by tenant"), "seconds".into());

@@ -1,6 +1,12 @@
-//! Line charts and bars as SVG: enough for reports that open anywhere, in light and dark.
+//! Charts, bars and heat maps as SVG: enough for reports that open anywhere, in light and dark.
+
+mod bars;
+mod heat;
 
 use std::fmt::Write;
+
+pub use bars::{Bar, Group, bars};
+pub use heat::{HeatMap, heat_map};
 
 /// A line of a chart.
 #[derive(Clone, Debug, Default)]
@@ -9,6 +15,8 @@ pub struct Series {
     pub name: String,
     /// Points in order of `x`.
     pub points: Vec<(f64, f64)>,
+    /// Whether the points are marked by themselves instead of joined.
+    pub dots: bool,
 }
 
 /// A chart of lines.
@@ -33,7 +41,8 @@ pub const STYLE: &str = "\
 :root{color-scheme:light dark;--bg:#fff;--fg:#1f2328;--dim:#656d76;--grid:#d8dee4}\
 @media(prefers-color-scheme:dark){:root{--bg:#14171c;--fg:#e6edf3;--dim:#9aa4af;--grid:#30363d}}\
 svg{background:var(--bg);font:12px system-ui,sans-serif}svg text{fill:var(--fg)}svg .dim{fill:var(--dim)}\
-svg .grid{stroke:var(--grid);stroke-width:1}svg .line{fill:none;stroke-width:1.8}";
+svg .grid{stroke:var(--grid);stroke-width:1}svg .line{fill:none;stroke-width:1.8}\
+svg .limit{stroke:var(--fg);stroke-width:1.2;stroke-dasharray:4 3}svg .whisker{fill:none;stroke:var(--fg);stroke-width:1.2}";
 
 /// Colours that the colour-blind can tell apart, on white and on dark, and dashes for more lines than colours.
 const COLOURS: [&str; 6] = ["#0a84d6", "#d9580d", "#0f9d72", "#c2549d", "#a8820a", "#7a6ff0"];
@@ -134,7 +143,9 @@ impl Chart {
         let x = |value: f64| LEFT + x_axis.place(value) * (WIDTH - LEFT - RIGHT);
         let y = |value: f64| HEIGHT - BOTTOM - y_axis.place(value) * (HEIGHT - TOP - BOTTOM);
         let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
-        let mut out = open(WIDTH, HEIGHT, &self.title);
+        // A long legend may go on below the chart.
+        let height = HEIGHT.max(TOP + 20.0 + 17.0 * self.series.len() as f64);
+        let mut out = open(WIDTH, height, &self.title);
         for tick in x_axis.ticks() {
             let (at, text) = (x(tick), short(tick));
             let _ = write!(out, r#"<line class="grid" x1="{at:.1}" x2="{at:.1}" y1="{TOP}" y2="{bottom}"/>"#);
@@ -167,6 +178,21 @@ impl Chart {
             r#"<text x="14" y="{middle:.1}" text-anchor="middle" transform="rotate(-90 14 {middle:.1})">{y_label}</text>"#
         );
         for (i, series) in self.series.iter().enumerate() {
+            if series.dots {
+                for &(px, py) in series.points.iter().filter(usable) {
+                    let _ = write!(out, "{}", dot(x(px), y(py), i));
+                }
+                let at = TOP + 10.0 + 17.0 * i as f64;
+                let _ = write!(out, "{}", dot(right + 22.0, at, i));
+                let _ = write!(
+                    out,
+                    r#"<text x="{}" y="{}">{}</text>"#,
+                    right + 39.0,
+                    at + 4.0,
+                    escape(&series.name)
+                );
+                continue;
+            }
             let mut path = String::new();
             for &(px, py) in series.points.iter().filter(usable) {
                 let _ = write!(path, "{}{:.1} {:.1}", if path.is_empty() { "M" } else { "L" }, x(px), y(py));
@@ -259,6 +285,27 @@ pub fn gantt(title: &str, rows: &[Bars], names: &[&str], line: &[(f64, f64)], li
     out + "</svg>"
 }
 
+/// The mark of series `index`: a colour, and a shape for more series than colours.
+fn dot(x: f64, y: f64, index: usize) -> String {
+    let colour = colour(index);
+    match index / COLOURS.len() % 3 {
+        0 => format!(r#"<circle cx="{x:.1}" cy="{y:.1}" r="4" fill="{colour}"/>"#),
+        1 => format!(r#"<rect x="{:.1}" y="{:.1}" width="7" height="7" fill="{colour}"/>"#, x - 3.5, y - 3.5),
+        _ => {
+            let (left, right, top, bottom) = (x - 4.5, x + 4.5, y - 4.5, y + 3.5);
+            format!(
+                r#"<path d="M{x:.1} {top:.1}L{right:.1} {bottom:.1}L{left:.1} {bottom:.1}Z" fill="{colour}"/>"#
+            )
+        }
+    }
+}
+
+/// A picture of this module as a file of its own, which any page may show.
+pub fn standalone(svg: &str) -> String {
+    let at = svg.find('>').map_or(0, |at| at + 1);
+    format!("{}<style>{STYLE}</style>{}\n", &svg[..at], &svg[at..])
+}
+
 fn open(width: f64, height: f64, title: &str) -> String {
     let title = escape(title);
     format!(
@@ -283,7 +330,7 @@ mod tests {
 
     #[test]
     fn charts_place_points_and_escape_names() {
-        let series = vec![Series { name: "a<b".into(), points: vec![(0.0, 0.0), (10.0, 5.0)] }];
+        let series = vec![Series { name: "a<b".into(), points: vec![(0.0, 0.0), (10.0, 5.0)], dots: false }];
         let chart =
             Chart { title: "T".into(), x_label: "x".into(), y_label: "y".into(), series, ..Chart::default() };
         let svg = chart.svg();

@@ -1,0 +1,247 @@
+//! What was found of some kernels, as one page to look at: are they right, how fast are they, how far from what the
+//! device can do, and what to look at first.
+//!
+//! Times and softcuda's counters never meet: a page has the ones or the others.
+
+mod page;
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+pub use page::{html, pictures};
+
+use super::{check, timing::Timed};
+use crate::device::Peaks;
+
+/// Everything that a page shows.
+#[derive(Clone, Debug, Default)]
+pub struct Findings {
+    /// Machine, device, commit, seed, date: name and value.
+    pub about: Vec<(String, String)>,
+    /// The command that repeats it.
+    pub command: String,
+    /// Operations with their kernels, in the order of a decoder step; the first kernel is the default.
+    pub kernels: Vec<(String, Vec<String>)>,
+    /// What the device can at most do, if that is known.
+    pub peaks: Option<Peaks>,
+    /// A check for each kernel.
+    pub checks: Vec<check::Report>,
+    /// Times; none from a device in software.
+    pub timed: Vec<Timed>,
+    /// Counters of a device in software.
+    pub counted: Vec<Counted>,
+    /// Kernels that have no time at a shape, and why.
+    pub left_out: Vec<String>,
+}
+
+/// What softcuda counted of a kernel's launches for one call.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "named as softcuda's counters are; its README says what they mean")]
+pub struct Counted {
+    pub op: String,
+    pub shape: String,
+    pub kernel: String,
+    /// Bytes that any kernel must move.
+    pub bytes: u64,
+    /// Floating-point operations of the definition.
+    pub flops: u64,
+    pub launches: usize,
+    pub instructions: u64,
+    /// Lanes that took part in an instruction, of 32.
+    pub active_lanes: f64,
+    /// Distinct bytes read and written: what a perfect cache would move.
+    pub distinct_bytes: u64,
+    pub dram_bytes: u64,
+    /// 32-byte sectors of global memory that were touched, over the fewest that the bytes asked for fill.
+    pub sector_overhead: f64,
+    /// Passes over shared memory, over those without bank conflicts.
+    pub bank_conflicts: f64,
+    pub tensor_flops: u64,
+    pub other_flops: u64,
+}
+
+impl Counted {
+    /// Sums up `launches` of a profile that softcuda wrote.
+    ///
+    /// # Errors
+    /// What the text lacks.
+    pub fn sum(mut self, profile: &str) -> Result<Self, String> {
+        let profile: serde_json::Value = serde_json::from_str(profile).map_err(|e| e.to_string())?;
+        let launches = profile["launches"].as_array().ok_or("no launches in the profile")?;
+        let total = |name: &str| -> Result<u64, String> {
+            let of = |launch: &serde_json::Value| launch["counters"][name].as_u64();
+            launches.iter().map(of).sum::<Option<u64>>().ok_or(format!("no counter {name} in the profile"))
+        };
+        let ratio = |a: u64, b: u64| if b == 0 { 1.0 } else { a as f64 / b as f64 };
+        self.launches = launches.len();
+        self.instructions = total("smsp__inst_executed.sum")?;
+        self.active_lanes = ratio(total("smsp__thread_inst_executed.sum")?, self.instructions);
+        self.distinct_bytes = total("distinct_read_bytes")? + total("distinct_written_bytes")?;
+        self.dram_bytes = total("dram__bytes_read.sum")? + total("dram__bytes_write.sum")?;
+        let sectors = total("l1tex__t_sectors_pipe_lsu_mem_global_op_ld.sum")?
+            + total("l1tex__t_sectors_pipe_lsu_mem_global_op_st.sum")?;
+        let asked = total("smsp__sass_data_bytes_mem_global_op_ld.sum")?
+            + total("smsp__sass_data_bytes_mem_global_op_st.sum")?;
+        self.sector_overhead = ratio(32 * sectors, asked);
+        self.bank_conflicts = ratio(
+            total("l1tex__data_pipe_lsu_wavefronts_mem_shared.sum")?,
+            total("smsp__sass_l1tex_data_pipe_lsu_wavefronts_mem_shared_ideal.sum")?,
+        );
+        (self.tensor_flops, self.other_flops) = (total("tensor_flops")?, total("flops")?);
+        Ok(self)
+    }
+}
+
+/// Something to look at, the most pressing first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Point {
+    /// In a few words.
+    pub what: String,
+    /// With the figures.
+    pub detail: String,
+    /// A command that shows it, if there is one.
+    pub command: Option<String>,
+}
+
+impl Findings {
+    /// Whether it is the operation's default.
+    fn is_default(&self, op: &str, kernel: &str) -> bool {
+        self.kernels.iter().any(|(o, kernels)| o == op && kernels.first().is_some_and(|k| k == kernel))
+    }
+
+    /// A kernel's times.
+    fn of<'s>(&'s self, op: &'s str, kernel: &'s str) -> impl Iterator<Item = &'s Timed> {
+        self.timed.iter().filter(move |t| t.op == op && t.kernel == kernel)
+    }
+
+    /// The time that the device needs at least, as a share of what the kernel took.
+    fn share_of_roof(&self, timed: &Timed) -> Option<f64> {
+        Some(self.peaks.as_ref()?.seconds(timed.bytes, timed.flops) / timed.seconds)
+    }
+
+    /// Failures; defaults that another kernel beats; defaults furthest from the roof or, without times, from the least
+    /// bytes; the errors that come closest to what is allowed.
+    pub fn look_first(&self) -> Vec<Point> {
+        let mut points = self.failures();
+        points.extend(self.beaten());
+        points.extend(self.far_from_roof());
+        points.extend(self.most_bytes());
+        points.extend(self.closest_to_budget());
+        points
+    }
+
+    fn failures(&self) -> Vec<Point> {
+        let failed = self.checks.iter().filter(|report| !report.verdict.is_fine());
+        failed
+            .map(|report| {
+                let message = report.failure.as_ref().map_or("", |failure| failure.message.as_str());
+                Point {
+                    what: format!("{}/{} is {}", report.op, report.kernel, report.verdict),
+                    detail: message.lines().next().unwrap_or_default().to_owned(),
+                    command: report.repeat().map(|repeat| format!("lathe check {repeat}")),
+                }
+            })
+            .collect()
+    }
+
+    /// Defaults that are slower than another kernel, the intervals apart. Those of one operation are one point.
+    fn beaten(&self) -> Vec<Point> {
+        let mut points = Vec::new();
+        for (op, kernels) in &self.kernels {
+            let Some(default) = kernels.first() else { continue };
+            let mut at: Vec<(f64, String)> = Vec::new();
+            for own in self.of(op, default) {
+                let others =
+                    kernels[1..].iter().flat_map(|k| self.of(op, k)).filter(|t| t.shape == own.shape);
+                let best = others.min_by(|a, b| a.seconds.total_cmp(&b.seconds));
+                if let Some(best) = best.filter(|b| b.seconds + b.half < own.seconds - own.half) {
+                    let times = own.seconds / best.seconds;
+                    at.push((times, format!("{}: {} is {times:.2} times as fast", own.shape, best.kernel)));
+                }
+            }
+            at.sort_by(|a, b| b.0.total_cmp(&a.0));
+            if let Some((_, worst)) = at.first() {
+                let more =
+                    if at.len() > 1 { format!(" ({} shapes in all)", at.len()) } else { String::new() };
+                points.push(Point {
+                    what: format!("{op}: another kernel beats the default {default}"),
+                    detail: format!("{worst}{more}"),
+                    command: None,
+                });
+            }
+        }
+        points
+    }
+
+    /// For each operation the shape at which its default is furthest from the roof; the three furthest of all.
+    fn far_from_roof(&self) -> Vec<Point> {
+        let mut shares: Vec<(f64, &Timed)> = self
+            .timed
+            .iter()
+            .filter(|t| self.is_default(&t.op, &t.kernel))
+            .filter_map(|t| Some((self.share_of_roof(t)?, t)))
+            .collect();
+        shares.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut seen = BTreeSet::new();
+        let furthest = shares.into_iter().filter(|(share, t)| *share < 0.5 && seen.insert(&t.op)).take(3);
+        furthest
+            .map(|(share, t)| Point {
+                what: format!("{}/{} reaches {:.0}% of the roof", t.op, t.kernel, share * 100.0),
+                detail: format!(
+                    "{}: {}, where the device needs {} at least",
+                    t.shape,
+                    page::time(t.seconds),
+                    page::time(t.seconds * share)
+                ),
+                command: Some(format!("cargo bench --bench kernels -- '{}/{}'", t.op, t.shape)),
+            })
+            .collect()
+    }
+
+    /// The defaults that move most, beyond what any kernel must.
+    fn most_bytes(&self) -> Vec<Point> {
+        let over = |c: &Counted| c.dram_bytes as f64 / c.bytes.max(1) as f64;
+        let mut counted: Vec<&Counted> =
+            self.counted.iter().filter(|c| self.is_default(&c.op, &c.kernel) && over(c) > 1.25).collect();
+        counted.sort_by(|a, b| over(b).total_cmp(&over(a)));
+        counted
+            .into_iter()
+            .take(3)
+            .map(|c| Point {
+                what: format!("{}/{} moves {:.2} times the least bytes (modelled)", c.op, c.kernel, over(c)),
+                detail: format!(
+                    "{}: {} to and from DRAM in the model, where {} must be",
+                    c.shape,
+                    page::bytes(c.dram_bytes),
+                    page::bytes(c.bytes)
+                ),
+                command: None,
+            })
+            .collect()
+    }
+
+    /// The kernel whose worst element is nearest to its budget.
+    fn closest_to_budget(&self) -> Option<Point> {
+        let passed = self.checks.iter().filter(|report| report.verdict.is_fine());
+        let worst = passed
+            .filter_map(|report| Some((report, report.worst.as_ref()?)))
+            .max_by(|a, b| a.1.share.total_cmp(&b.1.share))
+            .filter(|(_, worst)| worst.share > 0.0)?;
+        let (report, worst) = worst;
+        let element = &worst.element;
+        Some(Point {
+            what: format!(
+                "{}/{} comes closest to its error budget: {:.0}%",
+                report.op,
+                report.kernel,
+                worst.share * 100.0
+            ),
+            detail: format!(
+                "{}{:?} is {:.8e}, expected {:.8e}; the naive kernel's largest error there is {:.1e}",
+                element.tensor, element.index, element.value, element.expected, worst.naive_error
+            ),
+            command: Some(format!("lathe check {}/{} --case '{}'", report.op, report.kernel, worst.case)),
+        })
+    }
+}
