@@ -1,15 +1,8 @@
-//! The report's page and pictures, drawn from fixed findings and compared with images that were looked at.
-//!
-//! `LATHE_BLESS=1 cargo test --test pictures` writes the images anew, to be looked at again.
-
-use std::path::Path;
+//! The report's page, of fixed findings.
 
 use lathe::device::Peaks;
-use lathe::lab::report::{Counted, Findings, html, pictures};
-use lathe::lab::svg;
+use lathe::lab::report::{Counted, Findings, html};
 use lathe::lab::timing::{Per, Timed};
-use resvg::tiny_skia::{Color, Pixmap, Transform};
-use resvg::usvg::{Options, Tree};
 use serde_json::json;
 
 fn timed(op: &str, shape: &str, kernel: &str, seconds: f64, half: f64) -> Timed {
@@ -65,68 +58,6 @@ fn found() -> Findings {
             timed("copy", "1 row", "rows", 0.011, 0.0001),
         ],
         ..Findings::default()
-    }
-}
-
-/// A palette of [`svg::STYLE`]: its first is light, its second dark.
-fn palette(index: usize) -> Vec<(String, String)> {
-    let block = svg::STYLE.split(":root{").nth(index + 1).unwrap().split('}').next().unwrap();
-    let pairs = block.split(';').filter_map(|line| line.split_once(':'));
-    pairs.filter(|(name, _)| name.starts_with("--")).map(|(n, v)| (n.into(), v.into())).collect()
-}
-
-/// A picture as pixels, with the colours of one palette: the rasteriser knows no variables.
-fn draw(picture: &str, palette: &[(String, String)]) -> Pixmap {
-    let rules = &svg::STYLE[svg::STYLE.find("svg{").unwrap()..];
-    let rules =
-        palette.iter().fold(rules.to_owned(), |r, (name, value)| r.replace(&format!("var({name})"), value));
-    assert!(!rules.contains("var("), "a colour that the palette lacks: {rules}");
-    let tree = Tree::from_str(&picture.replace(svg::STYLE, &rules), &Options::default()).expect("an SVG");
-    let size = tree.size().to_int_size();
-    let mut pixels = Pixmap::new(size.width(), size.height()).unwrap();
-    let background = palette.iter().find(|(name, _)| name == "--bg").unwrap().1.as_str();
-    let hex = |at: usize| {
-        let digits = &background[1..];
-        let width = digits.len() / 3;
-        u8::from_str_radix(&digits[at * width..][..width].repeat(3 - width), 16).unwrap()
-    };
-    pixels.fill(Color::from_rgba8(hex(0), hex(1), hex(2), 255));
-    resvg::render(&tree, Transform::identity(), &mut pixels.as_mut());
-    pixels
-}
-
-/// Shapes, lengths and colours; without text, whose fonts differ from machine to machine.
-#[test]
-fn pictures_look_as_they_did() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pictures");
-    let drawn = pictures(&found());
-    let names: Vec<&str> = drawn.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(
-        names,
-        ["roofline.svg", "sum.svg", "sum-tree-errors.svg", "sum-tail_lost-errors.svg", "copy.svg"]
-    );
-    for (name, picture) in drawn.iter().filter(|(name, _)| name != "copy.svg") {
-        for (mode, tone) in ["light", "dark"].into_iter().enumerate() {
-            let file = format!("{}-{tone}.png", name.trim_end_matches(".svg"));
-            let pixels = draw(picture, &palette(mode));
-            if std::env::var_os("LATHE_BLESS").is_some() {
-                pixels.save_png(folder.join(&file)).unwrap();
-            }
-            let wanted = Pixmap::load_png(folder.join(&file)).unwrap_or_else(|e| panic!("{file}: {e}"));
-            assert_eq!((pixels.width(), pixels.height()), (wanted.width(), wanted.height()), "{file}");
-            let pairs = pixels.data().chunks_exact(4).zip(wanted.data().chunks_exact(4));
-            let differ = pairs.filter(|(a, b)| a.iter().zip(*b).any(|(a, b)| a.abs_diff(*b) > 32)).count();
-            let share = differ as f64 / f64::from(pixels.width() * pixels.height());
-            if share > 0.001 {
-                let got = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&file);
-                pixels.save_png(&got).unwrap();
-                panic!(
-                    "{file}: {:.2}% of the pixels differ; what was drawn is {}",
-                    share * 100.0,
-                    got.display()
-                );
-            }
-        }
     }
 }
 

@@ -139,7 +139,7 @@ impl Findings {
                 Point {
                     what: format!("{}/{} is {}", report.op, report.kernel, report.verdict),
                     detail: message.lines().next().unwrap_or_default().to_owned(),
-                    command: report.repeat().map(|repeat| format!("lathe check {repeat}")),
+                    command: report.repeat().map(|repeat| format!("lathe check {repeat}{}", on(report))),
                 }
             })
             .collect()
@@ -241,7 +241,18 @@ impl Findings {
                 "{}{:?} is {:.8e}, expected {:.8e}; the naive kernel's largest error there is {:.1e}",
                 element.tensor, element.index, element.value, element.expected, worst.naive_error
             ),
-            command: Some(format!("lathe check {}/{} --case '{}'", report.op, report.kernel, worst.case)),
+            command: Some(format!(
+                "lathe check {}/{} --case '{}'{}",
+                report.op,
+                report.kernel,
+                worst.case,
+                on(report)
+            )),
         })
     }
+}
+
+/// The option for the device that a report is of.
+fn on(report: &check::Report) -> &'static str {
+    if report.device.starts_with("cuda") { " --device cuda" } else { "" }
 }
