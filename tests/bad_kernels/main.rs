@@ -57,7 +57,13 @@ fn kernel<O: Op>(
 
 fn options() -> Options {
     // Long enough for a loaded machine; one kernel has to wait for it.
-    Options { cases: 6, seed: 1, timeout: std::time::Duration::from_secs(4), maps: true, ..Options::default() }
+    Options {
+        cases: 6,
+        seed: 1,
+        timeout: std::time::Duration::from_secs(4),
+        maps: true,
+        ..Options::default()
+    }
 }
 
 /// The cases of an operation, made once.

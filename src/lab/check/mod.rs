@@ -45,14 +45,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            every: 1,
-            cases: 24,
-            seed: 0,
-            timeout: Duration::from_secs(60),
-            groups: GROUPS,
-            maps: false,
-        }
+        Self { every: 1, cases: 24, seed: 0, timeout: Duration::from_secs(60), groups: GROUPS, maps: false }
     }
 }
 
