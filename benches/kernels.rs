@@ -123,13 +123,31 @@ fn anchors(criterion: &mut Criterion, cpu: &Cpu) {
             let (x, w, mut out) = (x.view(), w.view(), vec![0.0f32; m * n]);
             group.bench_function("gemm", |b| {
                 b.iter(|| {
-                    let (out, x, w) = (out.as_mut_ptr(), x.slice::<f32>().as_ptr(), w.slice::<f32>().as_ptr());
+                    let (out, x, w) =
+                        (out.as_mut_ptr(), x.slice::<f32>().as_ptr(), w.slice::<f32>().as_ptr());
                     let (n_, k_) = (n as isize, k as isize);
                     // SAFETY: out [m, n], x [m, k] and w [n, k], row-major, lie apart; w is passed transposed.
-                    #[rustfmt::skip]
                     unsafe {
                         gemm::gemm(
-                            m, n, k, out, 1, n_, false, x, 1, k_, w, k_, 1, 0.0, 1.0, false, false, false, parallelism,
+                            m,
+                            n,
+                            k,
+                            out,
+                            1,
+                            n_,
+                            false,
+                            x,
+                            1,
+                            k_,
+                            w,
+                            k_,
+                            1,
+                            0.0,
+                            1.0,
+                            false,
+                            false,
+                            false,
+                            parallelism,
                         );
                     }
                 });
