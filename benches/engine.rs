@@ -106,6 +106,7 @@ fn prepare(config: &EngineConfig) -> Box<dyn Executor> {
         add_rms_norm: nothing(),
         rope: nothing(),
         kv_store: nothing(),
+        rope_store: nothing(),
         attention: nothing(),
         activation: nothing(),
         logits: nothing(),

@@ -1,14 +1,16 @@
 // Linear layer: out[m, n] = sum_k x[m, k] * weight[n, k] (+ bias[n]). Sums in f32.
 //   x:      [rows, in] T, rows ldx elements apart   weight: [out, in] T   bias: [out] T or null
 //   y:      [rows, out] T or f32
-// Oracle: reference/src/linear.rs. Shapes checked by src/kernels/linear.rs. The tensor-core variants copy 16 bytes at
-// a time: `in` and ldx are multiples of 8, x and weight lie at multiples of 16 bytes. Any number of rows, any `out`.
-// JIT constants: DTYPE (1 or 2: tensor cores take 16-bit values); OUT_F32 (y is f32, else T).
+// Oracle: reference/src/linear.rs. Shapes checked by src/kernels/linear.rs. The tensor-core variants are for 16-bit T and
+// copy 16 bytes at a time: `in` and ldx are multiples of 8, x and weight lie at multiples of 16 bytes. Any number of rows,
+// any `out`.
+// JIT constants: DTYPE; OUT_F32 (y is f32, else T).
+//   naive           one warp an element of y; the readable baseline, and the one for f32
 //   mma_pipelined   tiles of rows by columns; cp.async stages, swizzled shared memory, ldmatrix, mma.sync
 //   skinny          up to 64 rows: a stream of the weights past x, bound by the weights' bytes
 //   combine_splits  adds what mma_pipelined or skinny summed over parts of `in`, in a fixed order
-// Entries at the end: a variant's name with its tile. Readable baseline: linear_naive.cu; Hopper: linear_hopper.cu.
-#include "tensor_core.cuh"
+// Entries at the end: a variant's name with its tile. For Hopper: linear_hopper.cu.
+#include "common.cuh"
 
 #ifndef OUT_F32
 #define OUT_F32 0
@@ -32,6 +34,24 @@ struct LinearCall {
 __device__ __forceinline__ float with_bias(float v, const T* bias, u32 column) {
     return bias ? v + to_f32(bias[column]) : v;
 }
+
+// ---- naive ----
+
+// Lanes stride over `in`: the same order of sums whatever the rows.
+// Launch: grid (ceil(out / 8), rows), block 256.
+extern "C" __global__ void __launch_bounds__(256) linear_naive(const LinearCall call) {
+    const u32 lane = threadIdx.x % WARP, column = blockIdx.x * 8 + threadIdx.x / WARP, row = blockIdx.y;
+    if (column >= call.out) return;
+    const T* const x = call.x + u64(row) * call.ldx;
+    const T* const weight = call.weight + u64(column) * call.in;
+    float sum = 0.0f;
+    for (u32 k = lane; k < call.in; k += WARP) sum += to_f32(x[k]) * to_f32(weight[k]);
+    sum = warp_sum(sum);
+    if (lane == 0) call.y[u64(row) * call.out + column] = from_f32<Out>(with_bias(sum, call.bias, column));
+}
+
+#if DTYPE != 0
+#include "tensor_core.cuh"
 
 // ---- mma_pipelined ----
 //
@@ -417,3 +437,4 @@ extern "C" __global__ void __launch_bounds__(Wide8::THREADS) skinny_8(const Line
 extern "C" __global__ void __launch_bounds__(Wide16::THREADS) skinny_16(const LinearCall call) { skinny<Wide16>(call); }
 extern "C" __global__ void __launch_bounds__(Wide32::THREADS) skinny_32(const LinearCall call) { skinny<Wide32>(call); }
 extern "C" __global__ void __launch_bounds__(Wide64::THREADS) skinny_64(const LinearCall call) { skinny<Wide64>(call); }
+#endif

@@ -3,6 +3,7 @@
 //   history: [rows + 1] starts, ids (distinct in a row), counts     bias: [rows + 1] starts, ids, values     all i32 but values
 // Oracle: reference/src/logits.rs; but for the soft-cap the same roundings, so the same bits. Shapes checked by
 // src/kernels/logits.rs. JIT constants: VOCAB.
+//   naive                one block a row, single tokens one after the other; the readable baseline
 //   adjust, then mask_unlikely
 //                        adjust: a block for CHUNK logits of a row, in shared memory, so that single tokens and whole rows
 //                        take one read and one write; rows that change single tokens only are not read as a whole, and
@@ -14,6 +15,55 @@
 #define VOCAB 151936
 #endif
 constexpr u32 THREADS = 256, CHUNK = 4096, CHUNKS = ceil_div(u32(VOCAB), CHUNK);
+
+struct Params {
+    float temperature, min_p, repetition, frequency, presence;
+};
+__device__ __forceinline__ Params load_params(const float* params, u32 row) {
+    const float* p = params + row * 5;
+    return {p[0], p[1], p[2], p[3], p[4]};
+}
+
+// Launch: grid rows, block THREADS. softcap: 0 is none.
+extern "C" __global__ void __launch_bounds__(THREADS)
+logits_naive(float* logits, const float* params, const int* history_start, const int* history_ids,
+             const int* history_counts, const int* bias_start, const int* bias_ids, const float* bias_values,
+             float softcap) {
+    __shared__ float shared[WARP];
+    const u32 row = blockIdx.x;
+    float* l = logits + u64(row) * VOCAB;
+    const Params p = load_params(params, row);
+
+    if (softcap > 0.0f)
+        for (u32 i = threadIdx.x; i < VOCAB; i += THREADS) l[i] = softcap * tanhf(l[i] / softcap);
+    __syncthreads();
+
+    if (threadIdx.x == 0) {
+        for (int i = bias_start[row]; i < bias_start[row + 1]; i++)
+            l[bias_ids[i]] = __fadd_rn(l[bias_ids[i]], bias_values[i]);
+        for (int i = history_start[row]; i < history_start[row + 1]; i++) {
+            float v = l[history_ids[i]];
+            v = v > 0.0f ? __fdiv_rn(v, p.repetition) : __fmul_rn(v, p.repetition);
+            if (history_counts[i] > 0) {
+                v = __fsub_rn(v, __fmul_rn(p.frequency, float(history_counts[i])));
+                v = __fsub_rn(v, p.presence);
+            }
+            l[history_ids[i]] = v;
+        }
+    }
+    __syncthreads();
+
+    if (p.temperature == 0.0f) return;
+    float top = -INFINITY;
+    for (u32 i = threadIdx.x; i < VOCAB; i += THREADS) {
+        l[i] = __fdiv_rn(l[i], p.temperature);
+        top = fmaxf(top, l[i]);
+    }
+    top = block_max(top, shared);
+    const float floor = float(log(double(p.min_p)));
+    for (u32 i = threadIdx.x; i < VOCAB; i += THREADS)
+        if (__fsub_rn(l[i], top) < floor) l[i] = -INFINITY;
+}
 
 // f(i) with i the index in the chunk of four logits at a time, or of one where rows do not lie at multiples of 16 bytes.
 template <class F>
@@ -31,14 +81,6 @@ __device__ __forceinline__ void update(float* to, const float* from, F f) {
     } else {
         *to = f(*from);
     }
-}
-
-struct Params {
-    float temperature, min_p, repetition, frequency, presence;
-};
-__device__ __forceinline__ Params load_params(const float* params, u32 row) {
-    const float* p = params + row * 5;
-    return {p[0], p[1], p[2], p[3], p[4]};
 }
 
 // Launch: grid (CHUNKS, rows), block THREADS. softcap: 0 is none.

@@ -4,29 +4,32 @@
 // Oracle: reference/src/{sampling,gumbel,philox}.rs. Shapes checked by src/kernels/sample.rs.
 //
 // A draw is the argmax of logit + Gumbel noise over what top-k and top-p leave. Noise has the oracle's bits, so tokens
-// are the CPU's. `survey` reads the logits once with the whole chip; `pick`, a block a row, reads again only where its
-// row needs it; `reject` takes the rows that `pick` leaves.
-//
-// The logits lie in segments of 128; the survey notes each one's largest. Then
-//   greedy      the segment with the largest holds the token
-//   plain       the survey races all tokens; `pick` compares the warps' winners
-//   top-k       the k-th largest of the segments' largest ("delegates", Dr. Top-k, SC'21) bounds the k-th logit from
+// are the CPU's.
+//   naive       sample_naive.cuh: one block a row, thresholds by bisection; the readable baseline
+//   sorting     sample_sorting.cuh: one block a row, which it sorts; what is kept is the end of the list
+//   greedy, gumbel, rejection
+//               below. `survey` reads the logits once with the whole chip; `pick`, a block a row, reads again only where
+//               its row needs it; `reject` takes the rows that `pick` leaves. The logits lie in segments of 128; the
+//               survey notes each one's largest. Then
+//     greedy    the segment with the largest holds the token
+//     plain     the survey races all tokens; `pick` compares the warps' winners
+//     top-k     the k-th largest of the segments' largest ("delegates", Dr. Top-k, SC'21) bounds the k-th logit from
 //               below; what lies above it is little, and is cut exactly in shared memory
-//   top-p       rejection: the race's winner over all tokens is the token if top-p keeps it, for which the mass above it
-//               must be counted; if not, the next race is among the tokens above the rejected one. (FlashInfer rejects
-//               inverse-CDF draws; an argmax that is kept is the argmax of all that are kept, so here the draw stays
-//               the oracle's.)
+//     top-p     rejection: the race's winner over all tokens is the token if top-p keeps it, for which the mass above
+//               it must be counted; if not, the next race is among the tokens above the rejected one. (FlashInfer
+//               rejects inverse-CDF draws; an argmax that is kept is the argmax of all that are kept, so here the draw
+//               stays the oracle's.)
 // JIT constants: VOCAB; RANDOM (some row is not greedy), TRUNCATED (some row has top-k or top-p): what a launch may
-// meet. Variants: `greedy` (0, 0), `gumbel` (1, 0), `rejection` (1, 1; with `reject`).
-// Scratch: rows * ROW_SCRATCH bytes.
-#include "common.cuh"
-
-#ifndef VOCAB
-#define VOCAB 151936
-#endif
+// meet: `greedy` (0, 0), `gumbel` (1, 0), the others (1, 1).
+// Scratch: rows * ROW_SCRATCH bytes; `sorting`: see there.
 #ifndef RANDOM
 #define RANDOM 1
 #define TRUNCATED 1
+#endif
+#include "sample.cuh"
+#if TRUNCATED
+#include "sample_naive.cuh"
+#include "sample_sorting.cuh"
 #endif
 
 // A warp reads STRIP tokens: lane l has tokens 4 l .. 4 l + 4 of each of LOADS times 128. A segment is what the four
@@ -49,18 +52,6 @@ constexpr u32 SURVEY_THREADS = 128, PICK_THREADS = 512;
 constexpr int PENDING = -2;
 #endif
 
-struct Params {
-    bool greedy;
-    u32 top_k; // 0: off
-    float tail; // 0: off
-    uint2 seed;
-    u32 position;
-};
-__device__ __forceinline__ Params load_params(const int* params, const float* top_p_tail, u32 row) {
-    const int* p = params + row * 5;
-    const u32 k = p[1] > 0 && p[1] < VOCAB ? p[1] : 0;
-    return {p[0] != 0, k, top_p_tail[row], make_uint2(p[2], p[3]), u32(p[4])};
-}
 // Few enough to be bounded by delegates.
 __device__ __forceinline__ bool few(u32 top_k) { return top_k > 0 && top_k <= SEGMENTS; }
 
@@ -73,99 +64,6 @@ __device__ __forceinline__ float4 load_four(const float* row, u32 token) {
         const auto at = [&](u32 i) { return i < VOCAB ? row[i] : -INFINITY; };
         return make_float4(at(token), at(token + 1), at(token + 2), at(token + 3));
     }
-}
-
-// ---- order ----
-
-// Orders as floats do; minus zero counts as zero.
-__device__ __forceinline__ u32 ordered(float x) {
-    const u32 bits = __float_as_uint(__fadd_rn(x, 0.0f));
-    return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
-__device__ __forceinline__ float of_ordered(u32 key) {
-    return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key);
-}
-// The largest key is the race's winner: the lowest token of the largest logit + noise. 0: nobody took part.
-__device__ __forceinline__ u64 race_key(float noisy, u32 token) { return u64(ordered(noisy)) << 32 | u32(~token); }
-__device__ __forceinline__ u32 race_token(u64 key) { return ~u32(key); }
-
-// ---- noise: reference/src/gumbel.rs, operation by operation ----
-
-// ln(1 + f), f in [sqrt(1/2) - 1, sqrt(2) - 1], plus k ln 2.
-__device__ __forceinline__ float ln_1p(float k, float f) {
-    float q = -0.07621856f;
-    q = fmaf(q, f, 0.12904494f);
-    q = fmaf(q, f, -0.13242985f);
-    q = fmaf(q, f, 0.14181814f);
-    q = fmaf(q, f, -0.16609082f);
-    q = fmaf(q, f, 0.20001970f);
-    q = fmaf(q, f, -0.25001583f);
-    q = fmaf(q, f, 0.33333325f);
-    q = fmaf(q, f, -0.49999988f);
-    return fmaf(k, 0.693147180559945f, fmaf(q, __fmul_rn(f, f), f));
-}
-// k and f of x = 2^k (1 + f), for normal positive x.
-__device__ __forceinline__ float2 parts(float x) {
-    constexpr u32 SQRT_HALF = 0x3f3504f3u;
-    const u32 above = __float_as_uint(x) - SQRT_HALF;
-    return make_float2(float(int(above) >> 23), __fsub_rn(__uint_as_float((above & 0x007fffffu) + SQRT_HALF), 1.0f));
-}
-__device__ __forceinline__ float gumbel(u32 word) {
-    const bool near_one = word >= 0xC0000000u;
-    const float u = __fmul_rn(__fadd_rn(__uint2float_rn(near_one ? ~word : word), 0.5f), 0x1p-32f);
-    const float2 p = parts(u);
-    const float exponential = -ln_1p(near_one ? 0.0f : p.x, near_one ? -u : p.y);
-    const float2 e = parts(exponential);
-    return -ln_1p(e.x, e.y);
-}
-// No noise is larger.
-constexpr float MAX_NOISE = 23.0f;
-// No word below this one gives noise of `gap` or more: 2^32 e^(-e^-gap), and less by more than the error of ex2.approx.
-__device__ __forceinline__ u32 least_word(float gap) {
-    return __float2uint_rz(__expf(-__expf(-gap)) * (4294967296.0f * (1.0f - 1e-4f)));
-}
-// The random words of tokens 4 i .. 4 i + 4.
-__device__ __forceinline__ uint4 words(const Params& p, u32 token) {
-    return philox(make_uint4(token / 4, p.position, 0, 0), p.seed);
-}
-__device__ __forceinline__ float noisy(const Params& p, u32 token, float logit) {
-    const uint4 w = words(p, token);
-    const u32 i = token % 4;
-    return __fadd_rn(logit, gumbel(i == 0 ? w.x : i == 1 ? w.y : i == 2 ? w.z : w.w));
-}
-
-// ---- reductions ----
-
-struct Max {
-    template <class V>
-    __device__ __forceinline__ V operator()(V a, V b) const {
-        return a > b ? a : b;
-    }
-};
-struct Sum {
-    template <class V>
-    __device__ __forceinline__ V operator()(V a, V b) const {
-        return a + b;
-    }
-};
-template <class V, class Op>
-__device__ __forceinline__ V warp_reduce(V x, Op op) {
-#pragma unroll
-    for (u32 lane = WARP / 2; lane > 0; lane /= 2) x = op(x, __shfl_xor_sync(ALL_LANES, x, lane));
-    return x;
-}
-// Over a block of a power of two of warps, in a fixed order; every thread gets the result.
-template <class V, class Op>
-__device__ V block_reduce(V x, Op op, u64* shared) {
-    V* const parts = reinterpret_cast<V*>(shared);
-    x = warp_reduce(x, op);
-    __syncthreads();
-    if (threadIdx.x % WARP == 0) parts[threadIdx.x / WARP] = x;
-    __syncthreads();
-    const u32 warps = blockDim.x / WARP;
-    x = parts[threadIdx.x % warps];
-    for (u32 lane = warps / 2; lane > 0; lane /= 2) x = op(x, __shfl_xor_sync(ALL_LANES, x, lane));
-    return x;
 }
 
 // ---- survey ----

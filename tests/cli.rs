@@ -244,17 +244,32 @@ fn kernels_lists_every_operation_and_what_is_chosen() {
         assert_eq!(row["device"], "cpu");
         row["slots"].as_array().unwrap().iter().map(|slot| slot.as_str().unwrap().to_owned()).collect()
     };
-    for op in
-        ["embedding", "linear", "rms_norm", "add_rms_norm", "rope", "kv_store", "attention", "activation"]
-    {
+    for op in [
+        "embedding",
+        "linear",
+        "rms_norm",
+        "add_rms_norm",
+        "rope",
+        "kv_store",
+        "rope_store",
+        "attention",
+        "activation",
+    ] {
         assert!(slots(&rows, op, "reference").is_empty(), "{op}: a faster kernel is the default");
     }
     let chosen: usize = rows.iter().map(|row| row["slots"].as_array().unwrap().len()).sum();
-    assert_eq!(chosen, lathe::kernels::SLOTS.len(), "each slot has one kernel");
+    assert_eq!(chosen, lathe::kernels::SLOTS.len() - 2, "each slot has one kernel; rope_store is two in one");
+    assert_eq!(slots(&rows, "rope_store", "simd"), ["rope_store"]);
 
     let (json, _) = cli.ok(&["kernels", "--json", "--kernel", "attention.decode=reference"]);
     let rows: Vec<Value> = serde_json::from_str(&json).unwrap();
     assert_eq!(slots(&rows, "attention", "reference"), ["attention.decode"]);
+
+    let (json, _) = cli.ok(&["kernels", "--json", "--kernel", "rope=reference"]);
+    let apart: Vec<Value> = serde_json::from_str(&json).unwrap();
+    assert_eq!(slots(&apart, "rope", "reference"), ["rope"]);
+    assert_eq!(slots(&apart, "kv_store", "copy_rows"), ["kv_store"]);
+    assert!(slots(&apart, "rope_store", "simd").is_empty());
 
     let (table, _) = cli.ok(&["kernels"]);
     assert_eq!(table.lines().count(), rows.len() + 1);

@@ -33,25 +33,7 @@ impl Op for KvStore {
     }
 
     fn check<D: Device>(a: &KvStoreArgs<'_, D>) -> Result<()> {
-        let op = Self::NAME;
-        let &[tokens, kv_heads, dim] = a.k.shape() else {
-            return argument(op, false, "rank of k", || {
-                (format!("{:?}", a.k.shape()), "[tokens, kv_heads, head_dim]".into())
-            });
-        };
-        want_float(op, "k", a.k.dtype())?;
-        want_dtype(op, "v", a.v.dtype(), a.k.dtype())?;
-        want_shape(op, "v", a.v.shape(), a.k.shape())?;
-        want_dtype(op, "slots", a.slots.dtype(), DType::I32)?;
-        want_shape(op, "slots", a.slots.shape(), &[tokens])?;
-        let cache = a.k_cache.shape();
-        argument(op, cache.len() == 4, "rank of k_cache", || {
-            (format!("{cache:?}"), "[blocks, block_size, kv_heads, head_dim]".into())
-        })?;
-        want_shape(op, "k_cache", cache, &[cache[0], cache[1], kv_heads, dim])?;
-        want_shape(op, "v_cache", a.v_cache.shape(), cache)?;
-        want_dtype(op, "k_cache", a.k_cache.dtype(), a.k.dtype())?;
-        want_dtype(op, "v_cache", a.v_cache.dtype(), a.k.dtype())
+        check_store(Self::NAME, a.k, a.v, a.slots, a.k_cache.as_view(), a.v_cache.as_view())
     }
 
     fn bytes<D: Device>(a: &KvStoreArgs<'_, D>) -> u64 {
@@ -61,4 +43,33 @@ impl Op for KvStore {
     fn flops<D: Device>(_: &KvStoreArgs<'_, D>) -> u64 {
         0
     }
+}
+
+/// [`Op::check`] of [`KvStore`], for whoever stores.
+pub fn check_store<D: Device>(
+    op: &'static str,
+    k: View<'_, D>,
+    v: View<'_, D>,
+    slots: View<'_, D>,
+    k_cache: View<'_, D>,
+    v_cache: View<'_, D>,
+) -> Result<()> {
+    let &[tokens, kv_heads, dim] = k.shape() else {
+        return argument(op, false, "rank of k", || {
+            (format!("{:?}", k.shape()), "[tokens, kv_heads, head_dim]".into())
+        });
+    };
+    want_float(op, "k", k.dtype())?;
+    want_dtype(op, "v", v.dtype(), k.dtype())?;
+    want_shape(op, "v", v.shape(), k.shape())?;
+    want_dtype(op, "slots", slots.dtype(), DType::I32)?;
+    want_shape(op, "slots", slots.shape(), &[tokens])?;
+    let cache = k_cache.shape();
+    argument(op, cache.len() == 4, "rank of k_cache", || {
+        (format!("{cache:?}"), "[blocks, block_size, kv_heads, head_dim]".into())
+    })?;
+    want_shape(op, "k_cache", cache, &[cache[0], cache[1], kv_heads, dim])?;
+    want_shape(op, "v_cache", v_cache.shape(), cache)?;
+    want_dtype(op, "k_cache", k_cache.dtype(), k.dtype())?;
+    want_dtype(op, "v_cache", v_cache.dtype(), k.dtype())
 }

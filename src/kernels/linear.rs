@@ -22,7 +22,7 @@ pub struct LinearArgs<'a, D: Device> {
 }
 
 /// What a kernel of [`Linear`] may depend on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LinearSpec {
     /// Of x and weight.
     pub dtype: DType,

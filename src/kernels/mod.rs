@@ -16,6 +16,7 @@ mod logits;
 mod logprobs;
 mod rms_norm;
 mod rope;
+mod rope_store;
 mod sample;
 
 use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
@@ -29,6 +30,7 @@ pub use logits::{Logits, LogitsArgs};
 pub use logprobs::{Logprobs, LogprobsArgs};
 pub use rms_norm::{AddRmsNorm, AddRmsNormArgs, RmsNorm, RmsNormArgs};
 pub use rope::{Rope, RopeArgs};
+pub use rope_store::{RopeStore, RopeStoreArgs};
 pub use sample::{Sample, SampleArgs, SampleSpec};
 
 use crate::{
@@ -193,6 +195,8 @@ pub struct Registry<D: Device> {
     pub rope: Table<Rope, D>,
     /// New keys and values into the paged cache.
     pub kv_store: Table<KvStore, D>,
+    /// The two in one.
+    pub rope_store: Table<RopeStore, D>,
     /// Causal attention over the paged cache.
     pub attention: Table<Attention, D>,
     /// SiLU·mul and GELU·mul.
@@ -223,6 +227,8 @@ pub struct KernelSet<D: Device> {
     pub rope: Slot<Rope, D>,
     /// New keys and values into the cache.
     pub kv_store: Slot<KvStore, D>,
+    /// The two in one; `None`: one after the other.
+    pub rope_store: Option<Slot<RopeStore, D>>,
     /// Attention of sequences with more than one new token.
     pub attention_prefill: Slot<Attention, D>,
     /// Attention of sequences with one new token.
@@ -240,8 +246,9 @@ pub struct KernelSet<D: Device> {
 /// Up to this many rows a linear counts as decode.
 pub const SMALL_ROWS: usize = 64;
 
-/// The slots' names, as `--kernel SLOT=KERNEL` and [`Registry::select`] take them.
-pub const SLOTS: [&str; 14] = [
+/// The slots' names, as `--kernel SLOT=KERNEL` and [`Registry::select`] take them. `rope_store=apart` runs `rope` and
+/// `kv_store` one after the other instead, and so does naming a kernel for one of them and none for `rope_store`.
+pub const SLOTS: [&str; 15] = [
     "embedding",
     "linear.prefill",
     "linear.decode",
@@ -250,6 +257,7 @@ pub const SLOTS: [&str; 14] = [
     "add_rms_norm",
     "rope",
     "kv_store",
+    "rope_store",
     "attention.prefill",
     "attention.decode",
     "activation",
@@ -287,6 +295,12 @@ impl<D: Device> Registry<D> {
             let kind = "kernel slot".into();
             return Err(Error::UnknownName { kind, name: name.clone(), known: SLOTS.join(", ") });
         }
+        let parts = ["rope", "kv_store"].iter().any(|part| names.contains_key(*part));
+        let rope_store = match names.get("rope_store").map(String::as_str) {
+            Some("apart") => None,
+            None if parts => None,
+            _ => Some(pick(&self.rope_store, "rope_store", &Choice { names, deterministic })?),
+        };
         let names = &Choice { names, deterministic };
         Ok(KernelSet {
             embedding: pick(&self.embedding, "embedding", names)?,
@@ -297,6 +311,7 @@ impl<D: Device> Registry<D> {
             add_rms_norm: pick(&self.add_rms_norm, "add_rms_norm", names)?,
             rope: pick(&self.rope, "rope", names)?,
             kv_store: pick(&self.kv_store, "kv_store", names)?,
+            rope_store,
             attention_prefill: pick(&self.attention, "attention.prefill", names)?,
             attention_decode: pick(&self.attention, "attention.decode", names)?,
             activation: pick(&self.activation, "activation", names)?,
@@ -318,8 +333,12 @@ impl<D: Device> Registry<D> {
         list(&mut rows, &self.linear, &linear);
         list(&mut rows, &self.rms_norm, &[("rms_norm", &set.rms_norm)]);
         list(&mut rows, &self.add_rms_norm, &[("add_rms_norm", &set.add_rms_norm)]);
-        list(&mut rows, &self.rope, &[("rope", &set.rope)]);
-        list(&mut rows, &self.kv_store, &[("kv_store", &set.kv_store)]);
+        // These two run only where no kernel does both.
+        let apart = usize::from(set.rope_store.is_none());
+        list(&mut rows, &self.rope, &[("rope", &set.rope)][..apart]);
+        list(&mut rows, &self.kv_store, &[("kv_store", &set.kv_store)][..apart]);
+        let both: Vec<_> = set.rope_store.iter().map(|kernel| ("rope_store", kernel)).collect();
+        list(&mut rows, &self.rope_store, &both);
         let attention =
             [("attention.prefill", &set.attention_prefill), ("attention.decode", &set.attention_decode)];
         list(&mut rows, &self.attention, &attention);

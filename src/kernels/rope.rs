@@ -32,6 +32,15 @@ pub struct RopeArgs<'a, D: Device> {
     pub positions: View<'a, D>,
 }
 
+impl<D: Device> RopeArgs<'_, D> {
+    /// A shorter borrow of the same arguments.
+    pub fn reborrow(&mut self) -> RopeArgs<'_, D> {
+        let Self { heads, kv_heads, qk_norm, eps, offset, cos_sin, positions, .. } = *self;
+        let qkv = self.qkv.reborrow();
+        RopeArgs { qkv, heads, kv_heads, qk_norm, eps, offset, cos_sin, positions }
+    }
+}
+
 impl Op for Rope {
     const NAME: &'static str = "rope";
     type Args<'a, D: Device> = RopeArgs<'a, D>;

@@ -16,8 +16,8 @@ use crate::{
     device::{DType, Device, HostBytes, Tensor, View, ViewMut},
     error::Result,
     kernels::{
-        ActivationArgs, AddRmsNormArgs, AttentionArgs, EmbeddingArgs, Kernel, KernelSet, KvStoreArgs, Linear,
-        LinearArgs, Queue, RmsNormArgs, RopeArgs, SMALL_ROWS, SeqLen, run,
+        ActivationArgs, AddRmsNormArgs, AttentionArgs, EmbeddingArgs, Kernel, KernelSet, Linear, LinearArgs,
+        Queue, RmsNormArgs, RopeArgs, RopeStoreArgs, SMALL_ROWS, SeqLen, run,
     },
 };
 
@@ -314,16 +314,17 @@ impl<D: Device> Decoder<D> {
             cos_sin: self.ropes[c.layers[layer].rope].view(),
             positions: input.positions,
         };
-        run(&*kernels.rope, queue, rope)?;
+        let slots = input.slots;
+        let mut both =
+            RopeStoreArgs { rope, slots, k_cache: k_cache.view_mut(), v_cache: v_cache.view_mut() };
+        match &kernels.rope_store {
+            Some(kernel) => run(&**kernel, queue, both)?,
+            None => {
+                run(&*kernels.rope, queue, both.rope())?;
+                run(&*kernels.kv_store, queue, both.store())?;
+            }
+        }
         let qkv = act.qkv.rows(0..n);
-        let store = KvStoreArgs {
-            k: qkv.columns(c.heads..c.heads + c.kv_heads),
-            v: qkv.columns(c.heads + c.kv_heads..all),
-            slots: input.slots,
-            k_cache: k_cache.view_mut(),
-            v_cache: v_cache.view_mut(),
-        };
-        run(&*kernels.kv_store, queue, store)?;
         let decodes = input.decode.lens.len();
         for (kernel, group, rows) in [
             (&kernels.attention_decode, &input.decode, 0..decodes),

@@ -37,9 +37,8 @@ pub fn all() -> Vec<Program> {
     for (dtype, norm) in [(BF16, 1), (BF16, 0), (F16, 1), (F32, 1)] {
         programs.push(of("rope.cu", dtype).with("HEAD_DIM", 128).with("QK_NORM", norm));
     }
-    programs.push(of("linear_naive.cu", F32).with("IN", 1024).with("OUT_F32", 0));
+    programs.push(of("linear.cu", F32).with("OUT_F32", 0));
     for (dtype, out_f32) in [(BF16, 0), (BF16, 1), (F16, 0)] {
-        programs.push(of("linear_naive.cu", dtype).with("IN", 1024).with("OUT_F32", out_f32));
         programs.push(of("linear.cu", dtype).with("OUT_F32", out_f32));
         programs.push(of("linear_hopper.cu", dtype).with("OUT_F32", out_f32));
     }
@@ -57,9 +56,7 @@ pub fn all() -> Vec<Program> {
     // Rows of 151,936 logits lie at multiples of 16 bytes, those of 50,257 do not.
     for vocab in [151_936, 50_257] {
         programs.push(Program::new("logits.cu").with("VOCAB", vocab));
-        programs.push(Program::new("logits_naive.cu").with("VOCAB", vocab));
         programs.push(Program::new("logprobs.cu").with("VOCAB", vocab));
-        programs.push(Program::new("sample_naive.cu").with("VOCAB", vocab));
         programs.extend([(0, 0), (1, 0), (1, 1)].map(|(random, truncated)| sample(vocab, random, truncated)));
     }
     programs

@@ -23,14 +23,14 @@ pub const EMBEDDED: [(&str, &str); 21] = [
     ("kv_store.cu", include_str!("../../../cuda/kv_store.cu")),
     ("linear.cu", include_str!("../../../cuda/linear.cu")),
     ("linear_hopper.cu", include_str!("../../../cuda/linear_hopper.cu")),
-    ("linear_naive.cu", include_str!("../../../cuda/linear_naive.cu")),
     ("logits.cu", include_str!("../../../cuda/logits.cu")),
-    ("logits_naive.cu", include_str!("../../../cuda/logits_naive.cu")),
     ("logprobs.cu", include_str!("../../../cuda/logprobs.cu")),
     ("rms_norm.cu", include_str!("../../../cuda/rms_norm.cu")),
     ("rope.cu", include_str!("../../../cuda/rope.cu")),
     ("sample.cu", include_str!("../../../cuda/sample.cu")),
-    ("sample_naive.cu", include_str!("../../../cuda/sample_naive.cu")),
+    ("sample.cuh", include_str!("../../../cuda/sample.cuh")),
+    ("sample_naive.cuh", include_str!("../../../cuda/sample_naive.cuh")),
+    ("sample_sorting.cuh", include_str!("../../../cuda/sample_sorting.cuh")),
     ("tensor_core.cuh", include_str!("../../../cuda/tensor_core.cuh")),
 ];
 

@@ -34,6 +34,7 @@ impl Registry<Cpu> {
         first(&mut all.rms_norm, norm::Simd);
         first(&mut all.add_rms_norm, norm::Simd);
         first(&mut all.rope, rope::Simd);
+        first(&mut all.rope_store, rope::Simd);
         linear::register(&mut all.linear);
         first(&mut all.logits, logits::Sparse);
         first(&mut all.logprobs, logprobs::Heap);

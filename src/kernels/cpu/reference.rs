@@ -22,6 +22,7 @@ pub fn registry() -> Registry<Cpu> {
         add_rms_norm: vec![Arc::new(Reference)],
         rope: vec![Arc::new(Reference)],
         kv_store: vec![Arc::new(Reference)],
+        rope_store: vec![Arc::new(Reference)],
         attention: vec![Arc::new(Reference)],
         activation: vec![Arc::new(Reference)],
         logits: vec![Arc::new(Reference)],
@@ -139,6 +140,13 @@ impl Oracle for KvStore {
                 narrow_at(&mut block, slot % block_size * row, values);
             }
         }
+    }
+}
+
+impl Oracle for RopeStore {
+    fn compute(mut a: RopeStoreArgs<'_, Cpu>) {
+        Rope::compute(a.rope());
+        KvStore::compute(a.store());
     }
 }
 

@@ -3,8 +3,9 @@
 use half::{bf16, f16};
 
 use super::{
-    super::{Kernel, Rope, RopeArgs, Unsupported},
+    super::{Kernel, KvStore, Rope, RopeArgs, RopeStore, RopeStoreArgs, Unsupported},
     RowsMut,
+    elementwise::CopyRows,
     norm::norm_scale,
     simd::{Float, Isa, Job, dispatch},
     split,
@@ -38,6 +39,25 @@ impl Kernel<Rope, Cpu> for Simd {
             DType::I32 => unreachable!("checked"),
         }
         Ok(())
+    }
+}
+
+impl Kernel<RopeStore, Cpu> for Simd {
+    fn name(&self) -> &'static str {
+        "simd"
+    }
+
+    fn about(&self) -> &'static str {
+        "rope, then kv_store's copy per token"
+    }
+
+    fn supports(&self, _: &(DType, bool)) -> std::result::Result<(), Unsupported> {
+        Ok(())
+    }
+
+    fn launch(&self, dev: &Cpu, mut args: RopeStoreArgs<'_, Cpu>, scratch: &mut CpuBuffer) -> Result<()> {
+        Kernel::<Rope, Cpu>::launch(self, dev, args.rope(), scratch)?;
+        Kernel::<KvStore, Cpu>::launch(&CopyRows, dev, args.store(), scratch)
     }
 }
 

@@ -1,4 +1,4 @@
-//! `cuda/logits.cu` and `cuda/logits_naive.cu`.
+//! `cuda/logits.cu`.
 
 use super::super::{Kernel, Logits, LogitsArgs, Unsupported};
 use crate::{
@@ -84,7 +84,7 @@ impl Kernel<Logits, Cuda> for Naive {
 
 fn launch(dev: &Cuda, mut a: LogitsArgs<'_, Cuda>) -> Result<()> {
     let &[rows, vocab] = a.logits.shape() else { unreachable!("checked") };
-    let program = Program::new("logits_naive.cu").with("VOCAB", vocab);
+    let program = Program::new("logits.cu").with("VOCAB", vocab);
     let softcap = a.softcap.unwrap_or(0.0);
     let launch = Launch { program, function: "logits_naive", grid: [rows, 1, 1], block: 256, shared: 0 };
     let args = [

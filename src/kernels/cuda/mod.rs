@@ -6,6 +6,7 @@
 
 mod activation;
 mod attention;
+mod elementwise;
 mod embedding;
 mod kv_store;
 mod linear;
@@ -17,6 +18,11 @@ mod sample;
 
 use std::sync::Arc;
 
+use elementwise::Each;
+use norm::RowBy;
+use rope::HeadBy;
+use sample::Draw;
+
 use super::Registry;
 use crate::{
     device::{Cuda, DType, View, ViewMut, cuda::Target},
@@ -27,26 +33,21 @@ impl Registry<Cuda> {
     /// Every CUDA kernel of this crate for a device of this kind; the first of a table is the default.
     pub fn cuda(target: Target) -> Self {
         Self {
-            embedding: vec![Arc::new(embedding::Vectorised), Arc::new(embedding::Naive)],
+            embedding: vec![Arc::new(Each::Vector), Arc::new(Each::Element)],
             linear: linear::table(target),
-            rms_norm: vec![Arc::new(norm::BlockPerRow), Arc::new(norm::WarpPerRow), Arc::new(norm::Naive)],
-            add_rms_norm: vec![
-                Arc::new(norm::BlockPerRow),
-                Arc::new(norm::WarpPerRow),
-                Arc::new(norm::Naive),
-            ],
-            rope: vec![Arc::new(rope::Warp), Arc::new(rope::Naive)],
-            kv_store: vec![Arc::new(kv_store::Vectorised), Arc::new(kv_store::Naive)],
+            rms_norm: vec![Arc::new(RowBy::Block), Arc::new(RowBy::Warp), Arc::new(RowBy::Thread)],
+            add_rms_norm: vec![Arc::new(RowBy::Block), Arc::new(RowBy::Warp), Arc::new(RowBy::Thread)],
+            rope: vec![Arc::new(HeadBy::Warp), Arc::new(HeadBy::Thread)],
+            rope_store: vec![Arc::new(HeadBy::Warp), Arc::new(HeadBy::Thread)],
+            kv_store: vec![Arc::new(Each::Vector), Arc::new(Each::Element)],
             attention: attention::table(target),
-            activation: vec![Arc::new(activation::Vectorised), Arc::new(activation::Naive)],
+            activation: vec![Arc::new(Each::Vector), Arc::new(Each::Element)],
             logits: vec![Arc::new(logits::Chunked), Arc::new(logits::Naive)],
             logprobs: vec![Arc::new(logprobs::RadixSelect), Arc::new(logprobs::Naive)],
-            sample: vec![
-                Arc::new(sample::Rejection),
-                Arc::new(sample::Gumbel),
-                Arc::new(sample::Greedy),
-                Arc::new(sample::Naive),
-            ],
+            sample: [Draw::Rejection, Draw::Gumbel, Draw::Greedy, Draw::Sorting, Draw::Naive]
+                .into_iter()
+                .map(|draw| Arc::new(draw) as _)
+                .collect(),
         }
     }
 }

@@ -12,26 +12,43 @@ use crate::{
     error::Result,
 };
 
-/// One thread a row.
-pub struct Naive;
-/// One warp a row; rows that do not lie at multiples of 16 bytes as [`Naive`].
-pub struct WarpPerRow;
-/// One block a row; rows that do not lie at multiples of 16 bytes as [`Naive`].
-pub struct BlockPerRow;
-
-enum How {
-    Naive,
-    WarpPerRow,
-    BlockPerRow,
+/// What takes a row. A warp and a block read 16 bytes at a time: rows that do not lie at multiples of them are taken as
+/// by [`RowBy::Thread`].
+#[derive(Clone, Copy)]
+pub enum RowBy {
+    /// A thread.
+    Thread,
+    /// A warp.
+    Warp,
+    /// A block.
+    Block,
 }
 
-impl Kernel<RmsNorm, Cuda> for Naive {
+impl RowBy {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Thread => "naive",
+            Self::Warp => "warp_per_row",
+            Self::Block => "block_per_row",
+        }
+    }
+
+    fn about(self) -> &'static str {
+        match self {
+            Self::Thread => "one thread a row",
+            Self::Warp => "one warp a row, in registers: many short rows",
+            Self::Block => "one block a row, in registers, 16 bytes an access",
+        }
+    }
+}
+
+impl Kernel<RmsNorm, Cuda> for RowBy {
     fn name(&self) -> &'static str {
-        "naive"
+        (*self).name()
     }
 
     fn about(&self) -> &'static str {
-        "one thread a row"
+        (*self).about()
     }
 
     fn supports(&self, _: &DType) -> std::result::Result<(), Unsupported> {
@@ -39,53 +56,17 @@ impl Kernel<RmsNorm, Cuda> for Naive {
     }
 
     fn launch(&self, dev: &Cuda, args: RmsNormArgs<'_, Cuda>, _: &mut CudaBuffer) -> Result<()> {
-        launch(dev, alone(args)?, How::Naive)
+        launch(dev, alone(args)?, *self)
     }
 }
 
-impl Kernel<RmsNorm, Cuda> for WarpPerRow {
+impl Kernel<AddRmsNorm, Cuda> for RowBy {
     fn name(&self) -> &'static str {
-        "warp_per_row"
+        (*self).name()
     }
 
     fn about(&self) -> &'static str {
-        "one warp a row, in registers: many short rows"
-    }
-
-    fn supports(&self, _: &DType) -> std::result::Result<(), Unsupported> {
-        Ok(())
-    }
-
-    fn launch(&self, dev: &Cuda, args: RmsNormArgs<'_, Cuda>, _: &mut CudaBuffer) -> Result<()> {
-        launch(dev, alone(args)?, How::WarpPerRow)
-    }
-}
-
-impl Kernel<RmsNorm, Cuda> for BlockPerRow {
-    fn name(&self) -> &'static str {
-        "block_per_row"
-    }
-
-    fn about(&self) -> &'static str {
-        "one block a row, in registers, 16 bytes an access"
-    }
-
-    fn supports(&self, _: &DType) -> std::result::Result<(), Unsupported> {
-        Ok(())
-    }
-
-    fn launch(&self, dev: &Cuda, args: RmsNormArgs<'_, Cuda>, _: &mut CudaBuffer) -> Result<()> {
-        launch(dev, alone(args)?, How::BlockPerRow)
-    }
-}
-
-impl Kernel<AddRmsNorm, Cuda> for Naive {
-    fn name(&self) -> &'static str {
-        "naive"
-    }
-
-    fn about(&self) -> &'static str {
-        "one thread a row"
+        (*self).about()
     }
 
     fn supports(&self, _: &DType) -> std::result::Result<(), Unsupported> {
@@ -93,43 +74,7 @@ impl Kernel<AddRmsNorm, Cuda> for Naive {
     }
 
     fn launch(&self, dev: &Cuda, args: AddRmsNormArgs<'_, Cuda>, _: &mut CudaBuffer) -> Result<()> {
-        launch(dev, added(args)?, How::Naive)
-    }
-}
-
-impl Kernel<AddRmsNorm, Cuda> for WarpPerRow {
-    fn name(&self) -> &'static str {
-        "warp_per_row"
-    }
-
-    fn about(&self) -> &'static str {
-        "one warp a row, in registers: many short rows"
-    }
-
-    fn supports(&self, _: &DType) -> std::result::Result<(), Unsupported> {
-        Ok(())
-    }
-
-    fn launch(&self, dev: &Cuda, args: AddRmsNormArgs<'_, Cuda>, _: &mut CudaBuffer) -> Result<()> {
-        launch(dev, added(args)?, How::WarpPerRow)
-    }
-}
-
-impl Kernel<AddRmsNorm, Cuda> for BlockPerRow {
-    fn name(&self) -> &'static str {
-        "block_per_row"
-    }
-
-    fn about(&self) -> &'static str {
-        "one block a row, in registers, 16 bytes an access"
-    }
-
-    fn supports(&self, _: &DType) -> std::result::Result<(), Unsupported> {
-        Ok(())
-    }
-
-    fn launch(&self, dev: &Cuda, args: AddRmsNormArgs<'_, Cuda>, _: &mut CudaBuffer) -> Result<()> {
-        launch(dev, added(args)?, How::BlockPerRow)
+        launch(dev, added(args)?, *self)
     }
 }
 
@@ -188,18 +133,18 @@ fn added(mut a: AddRmsNormArgs<'_, Cuda>) -> Result<Call> {
     Ok(call)
 }
 
-fn launch(dev: &Cuda, call: Call, how: How) -> Result<()> {
+fn launch(dev: &Cuda, call: Call, by: RowBy) -> Result<()> {
     let Call { norm, dtype: of, rows, dim, vector } = call;
     let program =
         Program::new("rms_norm.cu").with("DTYPE", dtype(of)).with("DIM", dim).with("VECTOR", vector.into());
-    let how = if vector { how } else { How::Naive };
-    let (function, blocks, block) = match (how, norm.residual != 0) {
-        (How::Naive, false) => ("rms_norm_naive", rows.div_ceil(128), 128),
-        (How::Naive, true) => ("add_rms_norm_naive", rows.div_ceil(128), 128),
-        (How::WarpPerRow, false) => ("rms_norm_warp_per_row", rows.div_ceil(4), 128),
-        (How::WarpPerRow, true) => ("add_rms_norm_warp_per_row", rows.div_ceil(4), 128),
-        (How::BlockPerRow, false) => ("rms_norm_block_per_row", rows, 256),
-        (How::BlockPerRow, true) => ("add_rms_norm_block_per_row", rows, 256),
+    let by = if vector { by } else { RowBy::Thread };
+    let (function, blocks, block) = match (by, norm.residual != 0) {
+        (RowBy::Thread, false) => ("rms_norm_naive", rows.div_ceil(128), 128),
+        (RowBy::Thread, true) => ("add_rms_norm_naive", rows.div_ceil(128), 128),
+        (RowBy::Warp, false) => ("rms_norm_warp_per_row", rows.div_ceil(4), 128),
+        (RowBy::Warp, true) => ("add_rms_norm_warp_per_row", rows.div_ceil(4), 128),
+        (RowBy::Block, false) => ("rms_norm_block_per_row", rows, 256),
+        (RowBy::Block, true) => ("add_rms_norm_block_per_row", rows, 256),
     };
     let launch = Launch { program, function, grid: [blocks, 1, 1], block, shared: 0 };
     // SAFETY: the parameter of `*rms_norm_*`; the contract's shapes say that each view covers `rows` rows of `dim`

@@ -1,7 +1,7 @@
-//! `cuda/rope.cu`: q/k-norm and rotation.
+//! `cuda/rope.cu`: q/k-norm and rotation, alone and with the KV store.
 
 use super::{
-    super::{Kernel, Op, Rope, RopeArgs, Unsupported},
+    super::{Kernel, Op, Rope, RopeArgs, RopeStore, RopeStoreArgs, Unsupported},
     dtype, u32,
 };
 use crate::{
@@ -12,18 +12,25 @@ use crate::{
     error::Result,
 };
 
-/// One thread a head.
-pub struct Naive;
-/// One warp a head, which stays in registers.
-pub struct Warp;
+/// What takes a head.
+#[derive(Clone, Copy)]
+pub enum HeadBy {
+    /// A thread.
+    Thread,
+    /// A warp, whose registers it stays in.
+    Warp,
+}
 
-impl Kernel<Rope, Cuda> for Naive {
+impl Kernel<Rope, Cuda> for HeadBy {
     fn name(&self) -> &'static str {
-        "naive"
+        (*self).name()
     }
 
     fn about(&self) -> &'static str {
-        "one thread a head"
+        match self {
+            Self::Thread => "one thread a head",
+            Self::Warp => "one warp a head, in registers",
+        }
     }
 
     fn supports(&self, _: &(DType, bool)) -> std::result::Result<(), Unsupported> {
@@ -32,28 +39,69 @@ impl Kernel<Rope, Cuda> for Naive {
 
     fn launch(&self, dev: &Cuda, args: RopeArgs<'_, Cuda>, _: &mut CudaBuffer) -> Result<()> {
         let (rope, program) = rope(args)?;
-        let heads = (rope.tokens * (rope.heads + rope.kv_heads)) as usize;
-        launch(dev, program, "rope_naive", [heads.div_ceil(128), 1, 1], &rope)
+        let function = match self {
+            Self::Thread => "rope_naive",
+            Self::Warp => "rope_warp",
+        };
+        self.enqueue(dev, program, function, rope.heads + rope.kv_heads, &rope)
     }
 }
 
-impl Kernel<Rope, Cuda> for Warp {
+impl Kernel<RopeStore, Cuda> for HeadBy {
     fn name(&self) -> &'static str {
-        "warp"
+        (*self).name()
     }
 
     fn about(&self) -> &'static str {
-        "one warp a head, in registers"
+        match self {
+            Self::Thread => "one thread a head",
+            Self::Warp => "one warp a head, read once: rotated keys and values go to the cache alone",
+        }
     }
 
     fn supports(&self, _: &(DType, bool)) -> std::result::Result<(), Unsupported> {
         Ok(())
     }
 
-    fn launch(&self, dev: &Cuda, args: RopeArgs<'_, Cuda>, _: &mut CudaBuffer) -> Result<()> {
-        let (rope, program) = rope(args)?;
-        let heads = (rope.heads + rope.kv_heads) as usize;
-        launch(dev, program, "rope_warp", [heads.div_ceil(4), rope.tokens as usize, 1], &rope)
+    fn launch(&self, dev: &Cuda, args: RopeStoreArgs<'_, Cuda>, _: &mut CudaBuffer) -> Result<()> {
+        let RopeStoreArgs { rope: alone, slots, mut k_cache, mut v_cache } = args;
+        let (mut rope, program) = rope(alone)?;
+        (rope.slots, rope.k_cache, rope.v_cache) = (slots.address(), k_cache.address(), v_cache.address());
+        let function = match self {
+            Self::Thread => "rope_store_naive",
+            Self::Warp => "rope_store_warp",
+        };
+        self.enqueue(dev, program, function, rope.heads + 2 * rope.kv_heads, &rope)
+    }
+}
+
+impl HeadBy {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Thread => "naive",
+            Self::Warp => "warp",
+        }
+    }
+
+    /// `heads` of each token.
+    fn enqueue(
+        self,
+        dev: &Cuda,
+        program: Program,
+        function: &'static str,
+        heads: u32,
+        rope: &Params,
+    ) -> Result<()> {
+        let (tokens, heads) = (rope.tokens as usize, heads as usize);
+        let grid = match self {
+            Self::Thread => [(tokens * heads).div_ceil(128), 1, 1],
+            Self::Warp => [tokens, heads.div_ceil(4), 1],
+        };
+        let launch = Launch { program, function, grid, block: 128, shared: 0 };
+        // SAFETY: the parameter of `rope_*`; the contracts' shapes say that qkv covers `tokens` rows of all heads, norms
+        // a head, and the engine that every position is a row of cos_sin and every slot that is not negative one of the
+        // caches'.
+        unsafe { dev.launch(&launch, &[arg(rope)]) }
     }
 }
 
@@ -78,6 +126,7 @@ struct Params {
     offset: f32,
 }
 
+/// Without the cache.
 fn rope(mut a: RopeArgs<'_, Cuda>) -> Result<(Params, Program)> {
     let op = Rope::NAME;
     let &[tokens, _, head_dim] = a.qkv.shape() else { unreachable!("checked") };
@@ -104,17 +153,4 @@ fn rope(mut a: RopeArgs<'_, Cuda>) -> Result<(Params, Program)> {
         offset: a.offset,
     };
     Ok((params, program))
-}
-
-fn launch(
-    dev: &Cuda,
-    program: Program,
-    function: &'static str,
-    grid: [usize; 3],
-    rope: &Params,
-) -> Result<()> {
-    let launch = Launch { program, function, grid, block: 128, shared: 0 };
-    // SAFETY: the parameter of `rope_*`; the contract's shapes say that qkv covers `tokens` rows of all heads, norms a
-    // head, and the engine that every position is a row of cos_sin.
-    unsafe { dev.launch(&launch, &[arg(rope)]) }
 }

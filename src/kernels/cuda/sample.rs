@@ -1,6 +1,9 @@
-//! `cuda/sample.cu` and `cuda/sample_naive.cu`.
+//! `cuda/sample*`.
 
-use super::super::{Kernel, Sample, SampleArgs, SampleSpec, Unsupported};
+use super::{
+    super::{Kernel, Op, Sample, SampleArgs, SampleSpec, Unsupported},
+    u32,
+};
 use crate::{
     device::{
         Cuda,
@@ -9,148 +12,110 @@ use crate::{
     error::Result,
 };
 
-/// Every kind of row: top-k bounded by delegates, top-p by rejection.
-pub struct Rejection;
-/// Rows without top-k or top-p.
-pub struct Gumbel;
-/// Greedy rows.
-pub struct Greedy;
-/// One block a row, thresholds by bisection.
-pub struct Naive;
-
-impl Kernel<Sample, Cuda> for Rejection {
-    fn name(&self) -> &'static str {
-        "rejection"
-    }
-
-    fn about(&self) -> &'static str {
-        "every kind of row: one pass by the whole chip, then only what top-k and top-p need"
-    }
-
-    fn supports(&self, _: &SampleSpec) -> std::result::Result<(), Unsupported> {
-        Ok(())
-    }
-
-    fn scratch(&self, args: &SampleArgs<'_, Cuda>) -> usize {
-        scratch(args)
-    }
-
-    fn launch(&self, dev: &Cuda, args: SampleArgs<'_, Cuda>, scratch: &mut CudaBuffer) -> Result<()> {
-        launch(dev, args, SampleSpec { random: true, truncated: true }, scratch)
-    }
+/// How a token is drawn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Draw {
+    /// Every kind of row: top-k bounded by delegates, top-p by rejection.
+    Rejection,
+    /// Rows without top-k or top-p.
+    Gumbel,
+    /// Greedy rows.
+    Greedy,
+    /// Every kind of row, sorted where it has top-k or top-p.
+    Sorting,
+    /// Every kind of row, thresholds by bisection.
+    Naive,
 }
 
-impl Kernel<Sample, Cuda> for Gumbel {
-    fn name(&self) -> &'static str {
-        "gumbel"
-    }
-
-    fn about(&self) -> &'static str {
-        "one pass by the whole chip; no top-k or top-p"
-    }
-
-    fn supports(&self, spec: &SampleSpec) -> std::result::Result<(), Unsupported> {
-        if spec.truncated { Err(Unsupported("top-k or top-p".into())) } else { Ok(()) }
-    }
-
-    fn scratch(&self, args: &SampleArgs<'_, Cuda>) -> usize {
-        scratch(args)
-    }
-
-    fn launch(&self, dev: &Cuda, args: SampleArgs<'_, Cuda>, scratch: &mut CudaBuffer) -> Result<()> {
-        launch(dev, args, SampleSpec { random: true, truncated: false }, scratch)
-    }
-}
-
-impl Kernel<Sample, Cuda> for Greedy {
-    fn name(&self) -> &'static str {
-        "greedy"
-    }
-
-    fn about(&self) -> &'static str {
-        "the most likely token alone"
-    }
-
-    fn supports(&self, spec: &SampleSpec) -> std::result::Result<(), Unsupported> {
-        if spec.random { Err(Unsupported("rows that are not greedy".into())) } else { Ok(()) }
-    }
-
-    fn scratch(&self, args: &SampleArgs<'_, Cuda>) -> usize {
-        scratch(args)
-    }
-
-    fn launch(&self, dev: &Cuda, args: SampleArgs<'_, Cuda>, scratch: &mut CudaBuffer) -> Result<()> {
-        launch(dev, args, SampleSpec::default(), scratch)
-    }
-}
-
-impl Kernel<Sample, Cuda> for Naive {
-    fn name(&self) -> &'static str {
-        "naive"
-    }
-
-    fn about(&self) -> &'static str {
-        "one block a row; every kind of row; thresholds by bisection"
-    }
-
-    fn supports(&self, _: &SampleSpec) -> std::result::Result<(), Unsupported> {
-        Ok(())
-    }
-
-    fn launch(&self, dev: &Cuda, args: SampleArgs<'_, Cuda>, _: &mut CudaBuffer) -> Result<()> {
-        launch_naive(dev, args)
-    }
-}
-
-/// Tokens that a warp reads: `STRIP` of `cuda/sample.cu`.
+/// Tokens that a warp of the survey reads: `STRIP` of `cuda/sample.cu`.
 const STRIP: usize = 1024;
 /// Bytes that the survey notes of a strip: its race's winner, eight segments' largest logits and masses.
 const STRIP_SCRATCH: usize = 8 + 8 * 4 + 8 * 4;
+/// Most rows that are sorted at a time: more would cost more scratch memory than they bring.
+const SORTED: usize = 128;
 
-fn scratch(args: &SampleArgs<'_, Cuda>) -> usize {
-    let &[rows, vocab] = args.logits.shape() else { unreachable!("checked") };
-    rows * vocab.div_ceil(STRIP) * STRIP_SCRATCH
-}
-
-/// Survey, pick and, with top-k or top-p, reject, compiled for rows of this `kind`.
-fn launch(dev: &Cuda, mut a: SampleArgs<'_, Cuda>, kind: SampleSpec, scratch: &mut CudaBuffer) -> Result<()> {
-    const SURVEY_THREADS: usize = 128;
-    let &[rows, vocab] = a.logits.shape() else { unreachable!("checked") };
-    let program = Program::new("sample.cu")
-        .with("VOCAB", vocab)
-        .with("RANDOM", kind.random.into())
-        .with("TRUNCATED", kind.truncated.into());
-    let strips = vocab.div_ceil(STRIP).div_ceil(SURVEY_THREADS / 32);
-    let survey =
-        Launch { program, function: "survey", grid: [strips, rows, 1], block: SURVEY_THREADS, shared: 0 };
-    let pick = Launch { program, function: "pick", grid: [rows, 1, 1], block: 512, shared: 0 };
-    let reject = Launch { program, function: "reject", grid: [rows, 1, 1], block: 1024, shared: 0 };
-    let args = [
-        arg(a.logits.address()),
-        arg(a.top_p_tail.address()),
-        arg(a.params.address()),
-        arg(scratch.address()),
-        arg(a.out.address()),
-    ];
-    // SAFETY: the parameters of `survey` (without `out`), `pick` and `reject`; the contract's shapes say that the logits
-    // cover `rows` rows of `vocab` and the others as many rows, and `scratch` a row of notes for each.
-    unsafe {
-        dev.launch(&survey, &args[..4])?;
-        dev.launch(&pick, &args)?;
-        if kind.truncated {
-            dev.launch(&reject, &args)?;
+impl Kernel<Sample, Cuda> for Draw {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Rejection => "rejection",
+            Self::Gumbel => "gumbel",
+            Self::Greedy => "greedy",
+            Self::Sorting => "sorting",
+            Self::Naive => "naive",
         }
     }
-    Ok(())
-}
 
-fn launch_naive(dev: &Cuda, mut a: SampleArgs<'_, Cuda>) -> Result<()> {
-    let &[rows, vocab] = a.logits.shape() else { unreachable!("checked") };
-    let program = Program::new("sample_naive.cu").with("VOCAB", vocab);
-    let launch = Launch { program, function: "sample_naive", grid: [rows, 1, 1], block: 256, shared: 0 };
-    let args =
-        [arg(a.logits.address()), arg(a.top_p_tail.address()), arg(a.params.address()), arg(a.out.address())];
-    // SAFETY: the parameters of `sample_naive`; the contract's shapes say that the logits cover `rows` rows of `vocab`,
-    // and the others as many rows.
-    unsafe { dev.launch(&launch, &args) }
+    fn about(&self) -> &'static str {
+        match self {
+            Self::Rejection => {
+                "every kind of row: one pass by the whole chip, then only what top-k and top-p need"
+            }
+            Self::Gumbel => "one pass by the whole chip; no top-k or top-p",
+            Self::Greedy => "the most likely token alone",
+            Self::Sorting => "one block a row; every kind of row; top-k and top-p by radix sort",
+            Self::Naive => "one block a row; every kind of row; thresholds by bisection",
+        }
+    }
+
+    fn supports(&self, spec: &SampleSpec) -> std::result::Result<(), Unsupported> {
+        match self {
+            Self::Gumbel if spec.truncated => Err(Unsupported("top-k or top-p".into())),
+            Self::Greedy if spec.random => Err(Unsupported("rows that are not greedy".into())),
+            _ => Ok(()),
+        }
+    }
+
+    fn scratch(&self, args: &SampleArgs<'_, Cuda>) -> usize {
+        let &[rows, vocab] = args.logits.shape() else { unreachable!("checked") };
+        match self {
+            Self::Rejection | Self::Gumbel | Self::Greedy => rows * vocab.div_ceil(STRIP) * STRIP_SCRATCH,
+            // Two lists of pairs.
+            Self::Sorting => rows.min(SORTED) * 2 * vocab * size_of::<u64>(),
+            Self::Naive => 0,
+        }
+    }
+
+    fn launch(&self, dev: &Cuda, mut a: SampleArgs<'_, Cuda>, scratch: &mut CudaBuffer) -> Result<()> {
+        const SURVEY_THREADS: usize = 128;
+        let &[rows, vocab] = a.logits.shape() else { unreachable!("checked") };
+        let (random, truncated) = (*self != Self::Greedy, !matches!(self, Self::Greedy | Self::Gumbel));
+        let program = Program::new("sample.cu")
+            .with("VOCAB", vocab)
+            .with("RANDOM", random.into())
+            .with("TRUNCATED", truncated.into());
+        let of = |function, grid, block| Launch { program, function, grid, block, shared: 0 };
+        let [logits, tail, params, scratch, out] = [
+            arg(a.logits.address()),
+            arg(a.top_p_tail.address()),
+            arg(a.params.address()),
+            arg(scratch.address()),
+            arg(a.out.address()),
+        ];
+        // SAFETY: the functions' parameters in their order; the contract's shapes say that the logits cover `rows` rows of
+        // `vocab` and the others as many rows. `scratch` has a row of notes for each (`survey`, `pick`, `reject`) or two
+        // lists for each block (`sample_sorting`).
+        unsafe {
+            match self {
+                Self::Rejection | Self::Gumbel | Self::Greedy => {
+                    let strips = vocab.div_ceil(STRIP).div_ceil(SURVEY_THREADS / 32);
+                    let survey = of("survey", [strips, rows, 1], SURVEY_THREADS);
+                    dev.launch(&survey, &[logits, tail, params, scratch])?;
+                    let args = [logits, tail, params, scratch, out];
+                    dev.launch(&of("pick", [rows, 1, 1], 512), &args)?;
+                    if truncated {
+                        dev.launch(&of("reject", [rows, 1, 1], 1024), &args)?;
+                    }
+                    Ok(())
+                }
+                Self::Sorting => {
+                    let sort = of("sample_sorting", [rows.min(SORTED), 1, 1], 1024);
+                    let rows = arg(u32(Sample::NAME, "rows", rows)?);
+                    dev.launch(&sort, &[logits, tail, params, scratch, out, rows])
+                }
+                Self::Naive => {
+                    dev.launch(&of("sample_naive", [rows, 1, 1], 256), &[logits, tail, params, out])
+                }
+            }
+        }
+    }
 }

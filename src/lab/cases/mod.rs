@@ -12,12 +12,14 @@
 mod attention;
 mod logits;
 mod logprobs;
+mod rope_store;
 mod rows;
 mod sample;
 
 pub use attention::AttentionCase;
 pub use logits::{LogitsCase, LogitsRow};
 pub use logprobs::LogprobsCase;
+pub use rope_store::RopeStoreCase;
 pub use rows::{ActivationCase, EmbeddingCase, KvStoreCase, LinearCase, NormCase, RopeCase};
 pub use sample::{Kind, SampleCase, SampleRow};
 
@@ -88,6 +90,7 @@ pub fn each_op<D: Device>(registry: &Registry<D>, visitor: &mut impl Visit<D>) {
     visitor.visit(&registry.add_rms_norm);
     visitor.visit(&registry.rope);
     visitor.visit(&registry.kv_store);
+    visitor.visit(&registry.rope_store);
     visitor.visit(&registry.attention);
     visitor.visit(&registry.activation);
     visitor.visit(&registry.logits);
@@ -143,7 +146,8 @@ pub enum Want {
 pub struct Target {
     /// The oracle's values, before the last rounding to the dtype.
     pub values: Vec<f32>,
-    /// Absolute error allowed for each, besides half a unit in the last place of the dtype.
+    /// Absolute error allowed for each, besides half a unit in the last place of the dtype; infinite where anything may
+    /// stand.
     pub budget: Vec<f64>,
     /// Root mean square error allowed for all, where one is set.
     pub rms: Option<f64>,

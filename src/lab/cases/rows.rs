@@ -465,6 +465,18 @@ impl Cases for Rope {
     }
 }
 
+/// Slots of `tokens` tokens below `all` in a random order, each at most once; with padding every fifth or so is none.
+pub(super) fn slots(seed: u64, tokens: usize, all: usize, padding: bool) -> Vec<i32> {
+    let mut draw = Draw::new(seed);
+    let mut free: Vec<i32> = (0..all as i32).collect();
+    (0..tokens)
+        .map(|_| {
+            let slot = free.swap_remove(draw.below(free.len()));
+            if draw.one_in(5) && padding { -1 } else { slot }
+        })
+        .collect()
+}
+
 /// A case of [`KvStore`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the fields of the operation's arguments")]
@@ -529,18 +541,10 @@ impl Cases for KvStore {
     }
 
     fn problem(c: &KvStoreCase) -> Problem {
-        let (row, slots) = (c.kv_heads * c.dim, c.blocks * c.block_size);
+        let row = c.kv_heads * c.dim;
         let (k, v) =
             (noise(c.dtype, c.seed, c.tokens * row, 1.0), noise(c.dtype, c.seed + 1, c.tokens * row, 1.0));
-        // Slots in a random order, each at most once.
-        let mut draw = Draw::new(c.seed + 2);
-        let mut free: Vec<i32> = (0..slots as i32).collect();
-        let slots: Vec<i32> = (0..c.tokens)
-            .map(|_| {
-                let slot = free.swap_remove(draw.below(free.len()));
-                if draw.one_in(5) && c.padding { -1 } else { slot }
-            })
-            .collect();
+        let slots = slots(c.seed + 2, c.tokens, c.blocks * c.block_size, c.padding);
         let shape = [c.blocks, c.block_size, c.kv_heads, c.dim];
         let caches = [c.seed + 3, c.seed + 4].map(|seed| noise(c.dtype, seed, shape.iter().product(), 1.0));
         let [mut want_k, mut want_v] = caches.clone();

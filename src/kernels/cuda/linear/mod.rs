@@ -1,5 +1,6 @@
 //! The linear layer on CUDA: `cuda/linear*.cu`.
 
+mod cublaslt;
 mod hopper;
 mod naive;
 mod tensor_core;
@@ -8,12 +9,12 @@ use std::sync::Arc;
 
 use super::{
     super::{Kernel, Linear, LinearArgs, LinearSpec, Op, SMALL_ROWS, Table, Unsupported},
-    in_vectors,
+    dtype, in_vectors, u32,
 };
 use crate::{
     device::{
         Cuda, DType,
-        cuda::{CudaBuffer, Target},
+        cuda::{CudaBuffer, Program, Target},
     },
     error::{Error, Result},
 };
@@ -27,6 +28,7 @@ pub fn table(target: Target) -> Table<Linear, Cuda> {
         Arc::new(tensor_core::SplitK),
         Arc::new(tensor_core::Skinny),
         Arc::new(hopper::WgmmaTma::on(target)),
+        Arc::new(cublaslt::CublasLt::on(target)),
         Arc::new(naive::Naive),
     ]
 }
@@ -91,7 +93,7 @@ impl Kernel<Linear, Cuda> for ByShape {
 
     fn launch(&self, dev: &Cuda, args: LinearArgs<'_, Cuda>, scratch: &mut CudaBuffer) -> Result<()> {
         match self.choose(&args) {
-            Choice::Naive => naive::launch(dev, args),
+            Choice::Naive => naive::Naive.launch(dev, args, scratch),
             Choice::Skinny => tensor_core::Skinny.launch(dev, args, scratch),
             Choice::SplitK => tensor_core::SplitK.launch(dev, args, scratch),
             Choice::MmaPipelined => tensor_core::MmaPipelined.launch(dev, args, scratch),
@@ -120,7 +122,44 @@ impl Kernel<Linear, Cuda> for BatchInvariant {
         if sixteen_bits(&Linear::spec(&args)).is_ok() && in_vectors(&args.x) && in_vectors(&args.weight) {
             return tensor_core::MmaPipelined.launch(dev, args, scratch);
         }
-        naive::launch(dev, args)
+        naive::Naive.launch(dev, args, scratch)
+    }
+}
+
+/// `LinearCall` of `cuda/linear.cu`. By the contract's shapes x covers `rows` rows of `k` elements `ldx` apart, the weight
+/// `n` rows, the bias `n` elements, out `rows` rows of `n`; `partial` as much in f32 for each split, if there are any.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Call {
+    x: u64,
+    weight: u64,
+    bias: u64,
+    out: u64,
+    partial: u64,
+    rows: u32,
+    k: u32,
+    n: u32,
+    ldx: u32,
+}
+
+impl Call {
+    fn of(a: &mut LinearArgs<'_, Cuda>, partial: u64) -> Result<(Program, Self)> {
+        let (op, spec) = (Linear::NAME, Linear::spec(a));
+        let program = Program::new("linear.cu")
+            .with("DTYPE", dtype(spec.dtype))
+            .with("OUT_F32", (spec.out == DType::F32).into());
+        let call = Self {
+            x: a.x.address(),
+            weight: a.weight.address(),
+            bias: a.bias.as_ref().map_or(0, |b| b.address()),
+            out: a.out.address(),
+            partial,
+            rows: u32(op, "rows", a.x.shape()[0])?,
+            k: u32(op, "k", spec.k)?,
+            n: u32(op, "n", spec.n)?,
+            ldx: u32(op, "stride of x", a.x.stride())?,
+        };
+        Ok((program, call))
     }
 }
 

@@ -1,15 +1,12 @@
 //! `cuda/linear.cu`: `mma.sync`, from sm_80 on.
 
 use super::{
-    super::{
-        super::{Kernel, Linear, LinearArgs, LinearSpec, Op, SMALL_ROWS, Unsupported},
-        dtype, u32,
-    },
-    sixteen_bits, want_vectors,
+    super::super::{Kernel, Linear, LinearArgs, LinearSpec, SMALL_ROWS, Unsupported},
+    Call, sixteen_bits, want_vectors,
 };
 use crate::{
     device::{
-        Cuda, DType,
+        Cuda,
         cuda::{CudaBuffer, Launch, Program, arg},
     },
     error::Result,
@@ -116,42 +113,6 @@ impl Layout {
     }
 }
 
-/// `LinearCall` of `cuda/linear.cu`. By the contract's shapes x covers `rows` rows of `k` elements `ldx` apart, the weight
-/// `n` rows, the bias `n` elements, out `rows` rows of `n`; `partial` as much in f32 for each split, if there are any.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Call {
-    x: u64,
-    weight: u64,
-    bias: u64,
-    out: u64,
-    partial: u64,
-    rows: u32,
-    k: u32,
-    n: u32,
-    ldx: u32,
-}
-
-fn call(a: &mut LinearArgs<'_, Cuda>, partial: u64) -> Result<(Program, Call)> {
-    want_vectors(a)?;
-    let (op, spec) = (Linear::NAME, Linear::spec(a));
-    let program = Program::new("linear.cu")
-        .with("DTYPE", dtype(spec.dtype))
-        .with("OUT_F32", (spec.out == DType::F32).into());
-    let call = Call {
-        x: a.x.address(),
-        weight: a.weight.address(),
-        bias: a.bias.as_ref().map_or(0, |b| b.address()),
-        out: a.out.address(),
-        partial,
-        rows: u32(op, "rows", a.x.shape()[0])?,
-        k: u32(op, "k", spec.k)?,
-        n: u32(op, "n", spec.n)?,
-        ldx: u32(op, "stride of x", a.x.stride())?,
-    };
-    Ok((program, call))
-}
-
 impl Kernel<Linear, Cuda> for MmaPipelined {
     fn name(&self) -> &'static str {
         "mma_pipelined"
@@ -166,7 +127,8 @@ impl Kernel<Linear, Cuda> for MmaPipelined {
     }
 
     fn launch(&self, dev: &Cuda, mut a: LinearArgs<'_, Cuda>, _: &mut CudaBuffer) -> Result<()> {
-        let (program, call) = call(&mut a, 0)?;
+        want_vectors(&a)?;
+        let (program, call) = Call::of(&mut a, 0)?;
         let tile = if fills(call.rows as usize, call.n as usize) { MEDIUM } else { SMALL };
         tile.launch(dev, program, 1, &call)
     }
@@ -203,8 +165,9 @@ impl Kernel<Linear, Cuda> for SplitK {
     }
 
     fn launch(&self, dev: &Cuda, mut a: LinearArgs<'_, Cuda>, scratch: &mut CudaBuffer) -> Result<()> {
+        want_vectors(&a)?;
         let splits = splits(&a);
-        let (program, call) = call(&mut a, scratch.address())?;
+        let (program, call) = Call::of(&mut a, scratch.address())?;
         SMALL.launch(dev, program, splits, &call)?;
         if splits == 1 {
             return Ok(());
@@ -247,7 +210,8 @@ impl Kernel<Linear, Cuda> for Skinny {
     }
 
     fn launch(&self, dev: &Cuda, mut a: LinearArgs<'_, Cuda>, _: &mut CudaBuffer) -> Result<()> {
-        let (program, all) = call(&mut a, 0)?;
+        want_vectors(&a)?;
+        let (program, all) = Call::of(&mut a, 0)?;
         let (dtype, out) = (a.x.dtype().size() as u64, a.out.dtype().size() as u64);
         for first in (0..all.rows).step_by(SMALL_ROWS) {
             let call = Call {

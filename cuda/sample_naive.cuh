@@ -1,0 +1,80 @@
+// The readable baseline of sampling: one block a row. What stays is "above a threshold": thresholds are found by bisection
+// over the bits of a float, each step a pass over the row. Contract: sample.cu.
+#pragma once
+#include "sample.cuh"
+
+constexpr u32 NAIVE_THREADS = 256;
+
+// Launch: grid rows, block NAIVE_THREADS.
+extern "C" __global__ void __launch_bounds__(NAIVE_THREADS)
+sample_naive(const float* logits, const float* top_p_tail, const int* params, int* out) {
+    __shared__ u64 parts[WARP];
+    __shared__ u32 first_kept;
+    const u32 row = blockIdx.x;
+    const float* const l = logits + u64(row) * VOCAB;
+    const Params p = load_params(params, top_p_tail, row);
+
+    const float top = largest_of_row(l, parts);
+    if (!(top > -INFINITY && top < INFINITY)) {
+        if (threadIdx.x == 0) out[row] = -1;
+        return;
+    }
+
+    // What stays: keys from `floor` on, and of those equal to it the tokens from `first` on.
+    u32 floor = 0, first = 0;
+    if (!p.greedy && p.top_k > 0) {
+        // The k-th largest key is the largest of which k keys are not below.
+        for (u32 bit = 1u << 31; bit > 0; bit /= 2) {
+            u32 count = 0;
+            for (u32 i = threadIdx.x; i < VOCAB; i += NAIVE_THREADS) count += ordered(l[i]) >= (floor | bit);
+            if (block_reduce(count, Sum(), parts) >= p.top_k) floor |= bit;
+        }
+    }
+    if (!p.greedy && p.tail > 0.0f) {
+        // Probabilities as transformers has them: rounded to f32, summed in f64.
+        const u32 kept = floor;
+        double total = 0.0;
+        for (u32 i = threadIdx.x; i < VOCAB; i += NAIVE_THREADS)
+            if (ordered(l[i]) >= kept) total += exp(double(l[i]) - double(top));
+        total = block_reduce(total, Sum(), parts);
+        const auto probability = [&](float logit) { return float(exp(double(logit) - double(top)) / total); };
+        const auto mass_below = [&](u32 key) {
+            double mass = 0.0;
+            for (u32 i = threadIdx.x; i < VOCAB; i += NAIVE_THREADS)
+                if (ordered(l[i]) >= kept && ordered(l[i]) < key) mass += double(probability(l[i]));
+            return block_reduce(mass, Sum(), parts);
+        };
+        // The largest key below which everything may go. Its own tokens go too while the sum allows, but the last.
+        floor = 0;
+        for (u32 bit = 1u << 31; bit > 0; bit /= 2) {
+            const u32 key = floor | bit;
+            if (key <= ordered(top) && float(mass_below(key)) <= p.tail) floor = key;
+        }
+        floor = max(floor, kept);
+        double mass = mass_below(floor);
+        if (threadIdx.x == 0) {
+            u32 last = 0;
+            for (u32 i = 0; i < VOCAB; i++)
+                if (l[i] == top) last = i;
+            for (; first < VOCAB; first++) {
+                if (ordered(l[first]) != floor) continue;
+                mass += double(probability(l[first]));
+                if (!(float(mass) <= p.tail) || first == last) break;
+            }
+            first_kept = first;
+        }
+        __syncthreads();
+        first = first_kept;
+    }
+
+    u64 winner = 0;
+    for (u32 i = threadIdx.x; i < VOCAB; i += NAIVE_THREADS) {
+        const u32 key = ordered(l[i]);
+        if (p.greedy)
+            winner = max(winner, race_key(l[i], i));
+        else if (l[i] > -INFINITY && (key > floor || (key == floor && i >= first)))
+            winner = max(winner, race_key(noisy(p, i, l[i]), i));
+    }
+    winner = block_reduce(winner, Max(), parts);
+    if (threadIdx.x == 0) out[row] = race_token(winner);
+}
