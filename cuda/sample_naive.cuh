@@ -63,6 +63,7 @@ sample_naive(const float* logits, const float* top_p_tail, const int* params, in
             }
             first_kept = first;
         }
+        __syncwarp();
         __syncthreads();
         first = first_kept;
     }

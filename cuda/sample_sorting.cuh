@@ -4,7 +4,8 @@
 #pragma once
 #include "sample.cuh"
 
-constexpr u32 SORT_WARPS = 32, SORT_THREADS = SORT_WARPS * WARP;
+// The Rust side computes the same.
+constexpr u32 SORT_WARPS = VOCAB <= 2048 ? 8 : 32, SORT_THREADS = SORT_WARPS * WARP;
 // Least significant first, eight bits at a time.
 constexpr u32 DIGIT_BITS = 8, DIGITS = 1 << DIGIT_BITS;
 // A warp's stretch of the list; a multiple of what it takes at a time.
@@ -63,6 +64,7 @@ __device__ __forceinline__ void sort_by_digit(u32 shift, At at, u64* to, SortSha
     __syncthreads();
     // From counts to places: after all smaller digits, and after the same digit of earlier warps.
     constexpr u32 SHARE = SORT_WARPS * DIGITS / SORT_THREADS;
+    static_assert(SORT_WARPS % SHARE == 0, "a thread's places are of one digit");
     const u32 digit = threadIdx.x * SHARE / SORT_WARPS, first = threadIdx.x * SHARE % SORT_WARPS;
     u32 count = 0;
 #pragma unroll

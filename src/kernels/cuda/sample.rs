@@ -108,7 +108,8 @@ impl Kernel<Sample, Cuda> for Draw {
                     Ok(())
                 }
                 Self::Sorting => {
-                    let sort = of("sample_sorting", [rows.min(SORTED), 1, 1], 1024);
+                    let block = if vocab <= 2048 { 256 } else { 1024 };
+                    let sort = of("sample_sorting", [rows.min(SORTED), 1, 1], block);
                     let rows = arg(u32(Sample::NAME, "rows", rows)?);
                     dev.launch(&sort, &[logits, tail, params, scratch, out, rows])
                 }
