@@ -21,6 +21,7 @@ __device__ __forceinline__ float gate(float x) {
 
 // Grid: (ceil(INTER / 256), rows), 256 threads.
 extern "C" __global__ void activation_naive(const T* x, T* out, u32 x_stride, u32 out_stride) {
+    wait_for_previous();
     const u32 i = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
     if (i >= INTER) return;
     const T* in = x + u64(row) * x_stride;
@@ -31,6 +32,7 @@ extern "C" __global__ void activation_naive(const T* x, T* out, u32 x_stride, u3
 // Grid: (ceil(INTER / (256 * vector)), rows), 256 threads.
 extern "C" __global__ void __launch_bounds__(256) activation_vectorised(const T* x, T* out, u32 x_stride,
                                                                         u32 out_stride) {
+    wait_for_previous();
     constexpr u32 N = Vec<T>::N;
     const u32 i = (blockIdx.x * 256 + threadIdx.x) * N, row = blockIdx.y;
     if (i >= INTER) return;

@@ -13,6 +13,7 @@
 
 // Grid: (heads, tokens), 32 threads.
 extern "C" __global__ void attention_naive(const __grid_constant__ Batch b) {
+    wait_for_previous();
     constexpr u32 DIMS = ceil_div(u32(HEAD_DIM), WARP);  // of a lane: lane, lane + 32, ...
     const u32 lane = threadIdx.x, token = blockIdx.y, head = blockIdx.x, heads = gridDim.x;
     u32 seq = 0;
@@ -72,6 +73,7 @@ extern "C" __global__ void __launch_bounds__(DECODE_THREADS) attention_combine(c
 
 // Grid: (heads, flash_tiles), flash_tiles >= the batch's query tiles.
 extern "C" __global__ void __launch_bounds__(FLASH_THREADS, 2) attention_flash(const __grid_constant__ Batch b) {
+    wait_for_previous();
     flash<false>(b, shared);
 }
 
@@ -79,6 +81,7 @@ extern "C" __global__ void __launch_bounds__(FLASH_THREADS, 2) attention_flash(c
 // Grid: as `flash`.
 extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
     attention_flash_hopper(const __grid_constant__ Batch b) {
+    wait_for_previous();
     flash_hopper(b, shared);
 }
 #endif
@@ -94,6 +97,7 @@ extern "C" __global__ void __launch_bounds__(DECODE_THREADS, 2) attention_gqa_pa
 extern "C" __global__ void __launch_bounds__(FLASH_THREADS, 2) attention_unified(const __grid_constant__ Batch b) {
     static_assert(FLASH_THREADS == DECODE_THREADS, "both kinds of block run in one launch");
     if (blockIdx.y < b.flash_tiles) {
+        wait_for_previous();
         flash<true>(b, shared);
     } else {
         gqa_packed(b, shared, (blockIdx.y - b.flash_tiles) * gridDim.x + blockIdx.x,

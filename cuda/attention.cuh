@@ -17,7 +17,7 @@ struct Batch {
     float2* partial_stats;   // [seqs, max_splits, heads]: maximum and sum of its softmax
     u32 q_stride;
     u32 seqs, kv_heads, max_blocks;
-    u32 split, max_splits;  // keys a split; splits of the longest row of the block table
+    u32 split, max_splits;  // keys of a split, about; splits of the longest row of the block table
     u32 flash_tiles;        // `flash`, `unified`: blockIdx.y below this are query tiles
     float scale, softcap;
     u32 window;

@@ -1,5 +1,5 @@
-// Decode attention: one query a sequence, bound by the bytes of K and V. Splits of a fixed number of keys are computed
-// independently and joined in a fixed order, so a sequence's result depends neither on the batch nor on timing.
+// Decode attention: one query a sequence, bound by the bytes of K and V. Splits whose size depends on the sequence alone are
+// computed independently and joined in a fixed order, so a result depends neither on the rest of the batch nor on timing.
 #pragma once
 #include "attention.cuh"
 
@@ -14,14 +14,23 @@ struct Split {
     __device__ __forceinline__ u64 token(const Batch& b) const { return b.q_start[seq] - b.q_start[0]; }
 };
 
-// Splits of a sequence: those that its last position sees. Sequences with more than one query are for `flash`.
+// How the keys that a decoding sequence's position sees are cut: into about as many splits as `b.split` goes into them, of
+// equal size. (A short one at the end would take a block almost as long as a whole one.) Sequences with more than one
+// query are for `flash` and have none.
+struct SplitSize {
+    u32 first, size, count;  // the first key, in its group of 16
+    __device__ __forceinline__ SplitSize(const Batch& b, u32 seq) : first(0), size(0), count(0) {
+        const u32 kv_len = b.kv_len[seq];
+        if (b.q_start[seq + 1] - b.q_start[seq] != 1 || kv_len == 0) return;
+        first = first_key(b, kv_len - 1) / 16 * 16;
+        const u32 keys = kv_len - first, wanted = max(1u, (keys + b.split / 2) / b.split);
+        size = ceil_div(ceil_div(keys, wanted), 64u) * 64;
+        count = ceil_div(keys, size);
+    }
+};
 struct SplitCount {
     const Batch& b;
-    __device__ __forceinline__ u32 operator()(u32 seq) const {
-        const u32 kv_len = b.kv_len[seq];
-        if (b.q_start[seq + 1] - b.q_start[seq] != 1 || kv_len == 0) return 0;
-        return ceil_div(kv_len, b.split) - first_key(b, kv_len - 1) / b.split;
-    }
+    __device__ __forceinline__ u32 operator()(u32 seq) const { return SplitSize(b, seq).count; }
 };
 
 // Every `stride`-th split of the batch, from the `first` on. PASS: query heads that one pass over K and V serves.
@@ -37,13 +46,12 @@ struct Splits {
 
     __device__ __forceinline__ bool next(Split& s) {
         const u32 per_split = b.kv_heads * PASSES, in_split = index % per_split;
-        u32 part;
-        if (!list.find(index / per_split, s.seq, part)) return false;
-        const u32 kv_len = b.kv_len[s.seq], oldest = first_key(b, kv_len - 1);
+        if (!list.find(index / per_split, s.seq, s.split)) return false;
+        const u32 kv_len = b.kv_len[s.seq];
+        const SplitSize cut(b, s.seq);
         s.head = in_split / PASSES * GROUP + in_split % PASSES * PASS;
-        s.split = oldest / b.split + part;
-        s.begin = max(oldest, s.split * b.split);
-        s.end = min(kv_len, (s.split + 1) * b.split);
+        s.begin = max(first_key(b, kv_len - 1), cut.first + s.split * cut.size);
+        s.end = min(kv_len, cut.first + (s.split + 1) * cut.size);
         index += stride;
         return true;
     }
@@ -84,9 +92,9 @@ __device__ __forceinline__ void combine(const Batch& b) {
     const u32 seq = blockIdx.y, heads = b.kv_heads * GROUP;
     const u32 i = (blockIdx.x * blockDim.x + threadIdx.x) * 4, head = i / HEAD_DIM;
     const u32 splits = SplitCount{b}(seq);
+    wait_for_previous();
     if (splits < 2 || head >= heads) return;
-    const u32 oldest = first_key(b, b.kv_len[seq] - 1);
-    const u64 slot = (u64(seq) * b.max_splits + oldest / b.split) * heads;
+    const u64 slot = u64(seq) * b.max_splits * heads;
     const float2* stats = b.partial_stats + slot + head;
     const float* values = b.partial + slot * HEAD_DIM + i;
     float top = -INFINITY, sum = 0.0f;
@@ -160,6 +168,7 @@ __device__ __forceinline__ void split_kv(const Batch& b, u8* shared) {
     Split next;
     u32 stage = 0;
     bool more = splits.next(next);
+    wait_for_previous();  // lengths and block table are older than the kernel before
     if (more) fill(next, stage);
     while (more) {
         const Split s = next;
@@ -287,6 +296,7 @@ __device__ __forceinline__ void gqa_packed(const Batch& b, u8* shared, u32 first
     Split next;
     u32 stage = 0;
     bool more = splits.next(next);
+    wait_for_previous();  // lengths and block table are older than the kernel before
     if (more) fill(next, stage);
     while (more) {
         const Split s = next;

@@ -5,38 +5,6 @@
 #include "hopper.cuh"
 #if HEAD_DIM == 128 && defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-// ---- what hopper.cuh lacks: a product whose A is in registers and whose B runs across rows ----
-
-// Keeps the compiler from moving accesses to the sums of an unfinished product.
-__device__ __forceinline__ void wgmma_hold(float (&d)[64]) {
-#pragma unroll
-    for (u32 i = 0; i < 64; i++) asm volatile("" : "+f"(d[i])::"memory");
-}
-
-#if DTYPE == 1
-#define WGMMA_TYPES "f32.f16.f16"
-#else
-#define WGMMA_TYPES "f32.bf16.bf16"
-#endif
-#define WGMMA_SUMS \
-    "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
-    "%24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, " \
-    "%46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}"
-#define WGMMA_8(i) \
-    "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
-        "+f"(d[i + 7])
-#define WGMMA_64 WGMMA_8(0), WGMMA_8(8), WGMMA_8(16), WGMMA_8(24), WGMMA_8(32), WGMMA_8(40), WGMMA_8(48), WGMMA_8(56)
-
-// d += a * b: a in registers as for mma.sync, b's rows in shared memory, the inner dimension across rows.
-__device__ __forceinline__ void wgmma_columns(float (&d)[64], const u32 (&a)[4], u64 b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16." WGMMA_TYPES " " WGMMA_SUMS
-                 ", {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
-                 : WGMMA_64
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
-// ---- the kernel ----
-
 constexpr u32 HOPPER_THREADS = 384;  // three warpgroups
 constexpr u32 HOPPER_ROWS = 128;
 constexpr u32 HOPPER_KEYS = 128;
@@ -132,7 +100,7 @@ __device__ __forceinline__ void hopper_multiply(const Batch& b, const HopperWork
 #pragma unroll
         for (u32 k = 0; k < 8; k++) {
             const u32 step = (k / 4 * HOPPER_HALF + k % 4 * 32) >> 4;
-            wgmma<T, 128>(p, q_rows + step, k_rows + step, k > 0);
+            wgmma<128>(p, q_rows + step, k_rows + step, k > 0);
         }
         wgmma_commit();
     };
@@ -205,16 +173,15 @@ __device__ __forceinline__ void hopper_multiply(const Batch& b, const HopperWork
         done(tiles.k_free, tile);
         soften(tile);
         wgmma_hold(p);
-        // A branch on the softmax's result keeps ptxas from moving the wait up, before the softmax: what runs under the
-        // product with V must stay there. It also spares the factor where no maximum grew.
-        if (__any_sync(ALL_LANES, keep[0] != 1.0f || keep[1] != 1.0f)) {
-            wgmma_wait<0>();
-            wgmma_hold(total);
+        // A branch on the softmax's result, though never taken (keep is at most 1), keeps ptxas from moving the wait up,
+        // before the softmax: what runs under the product with V must stay there. All warps wait at one place, as wgmma
+        // demands.
+        if (keep[0] > 2.0f) never_taken();
+        wgmma_wait<0>();
+        wgmma_hold(total);
+        if (__any_sync(ALL_LANES, keep[0] != 1.0f || keep[1] != 1.0f)) {  // seldom, once the maxima are found
 #pragma unroll
             for (u32 i = 0; i < 64; i++) total[i] *= keep[i / 2 % 2];
-        } else {
-            wgmma_wait<0>();
-            wgmma_hold(total);
         }
         done(tiles.v_free, tile - 1);
         pack_weights();

@@ -15,6 +15,25 @@ typedef unsigned long long u64;
 constexpr u32 WARP = 32;
 constexpr u32 ALL_LANES = 0xffffffffu;
 
+// ---- order of kernels ----
+
+// First thing in a kernel that is launched with `launch_early`, by every block: what it does before may run while the
+// kernel before is still busy, and must not touch what that one reads or writes; what comes after sees all that it wrote.
+// A block that ended without it would let the next kernel overtake the one before. (Programmatic dependent launch; PTX
+// ISA, griddepcontrol.) Then lets the next kernel begin in turn, once every block of this one has come here.
+__device__ __forceinline__ void wait_for_previous() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    asm volatile("griddepcontrol.wait;\ngriddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Before it: brings what no kernel writes, such as a weight, as far as the L2 cache.
+__device__ __forceinline__ void prefetch_early(const void* p) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+#endif
+}
+
 // ---- storage types ----
 
 struct f16 {

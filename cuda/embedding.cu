@@ -9,6 +9,7 @@
 // Grid: (ceil(DIM / 256), tokens), 256 threads.
 extern "C" __global__ void embedding_naive(const T* table, const int* ids, T* out, u32 table_stride, u32 out_stride,
                                            float scale) {
+    wait_for_previous();
     const u32 i = blockIdx.x * blockDim.x + threadIdx.x, token = blockIdx.y;
     if (i >= DIM) return;
     out[u64(token) * out_stride + i] = from_f32<T>(to_f32(table[u64(max(ids[token], 0)) * table_stride + i]) * scale);
@@ -18,6 +19,7 @@ extern "C" __global__ void embedding_naive(const T* table, const int* ids, T* ou
 // Grid: (tokens), 128 threads.
 extern "C" __global__ void __launch_bounds__(128) embedding_vectorised(const T* table, const int* ids, T* out,
                                                                        u32 table_stride, u32 out_stride, float scale) {
+    wait_for_previous();
     constexpr u32 N = Vec<T>::N;
     const T* from = table + u64(max(ids[blockIdx.x], 0)) * table_stride;
     T* to = out + u64(blockIdx.x) * out_stride;

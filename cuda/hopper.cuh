@@ -95,92 +95,71 @@ __device__ __forceinline__ void more_registers() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
 }
 
-// d = a * b, plus d if `add`.
-template <class T, u32 N>
-__device__ __forceinline__ void wgmma(float (&d)[N / 2], u64 a, u64 b, bool add);
-#define SUMS_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-#define SUMS_16(i) SUMS_4(i), SUMS_4(i + 4), SUMS_4(i + 8), SUMS_4(i + 12)
-template <>
-__device__ __forceinline__ void wgmma<bf16, 64>(float (&d)[32], u64 a, u64 b, bool add) {
-    asm volatile(
-        "{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
-        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-        "%32, %33, add, 1, 1, 0, 0;\n}"
-        : SUMS_16(0), SUMS_16(16)
-        : "l"(a), "l"(b), "r"(u32(add)));
+// What asm calls the registers of d, and what they are: text and operands of 32, 64 or 128 of them.
+#define NAMES_32 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
+    "%24, %25, %26, %27, %28, %29, %30, %31"
+#define NAMES_64 NAMES_32 \
+    ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, " \
+    "%54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define NAMES_128 NAMES_64 \
+    ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, " \
+    "%86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, " \
+    "%107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, " \
+    "%126, %127"
+#define D_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define D_16(i) D_4(i), D_4(i + 4), D_4(i + 8), D_4(i + 12)
+#define D_32 D_16(0), D_16(16)
+#define D_64 D_32, D_16(32), D_16(48)
+#define D_128 D_64, D_16(64), D_16(80), D_16(96), D_16(112)
+#if DTYPE == 1
+#define WGMMA_TYPES "f32.f16.f16"
+#else
+#define WGMMA_TYPES "f32.bf16.bf16"
+#endif
+
+// d = a * b, plus d if `add`. Both operands in shared memory, both with rows along the inner dimension.
+template <u32 N>
+__device__ __forceinline__ void wgmma(float (&d)[N / 2], u64 a, u64 b, bool add) {
+    static_assert(N == 64 || N == 128 || N == 256);
+    if constexpr (N == 64)
+        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\nwgmma.mma_async.sync.aligned.m64n64k16." WGMMA_TYPES
+                     " {" NAMES_32 "}, %32, %33, add, 1, 1, 0, 0;\n}"
+                     : D_32
+                     : "l"(a), "l"(b), "r"(u32(add)));
+    else if constexpr (N == 128)
+        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\nwgmma.mma_async.sync.aligned.m64n128k16." WGMMA_TYPES
+                     " {" NAMES_64 "}, %64, %65, add, 1, 1, 0, 0;\n}"
+                     : D_64
+                     : "l"(a), "l"(b), "r"(u32(add)));
+    else
+        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %130, 0;\nwgmma.mma_async.sync.aligned.m64n256k16." WGMMA_TYPES
+                     " {" NAMES_128 "}, %128, %129, add, 1, 1, 0, 0;\n}"
+                     : D_128
+                     : "l"(a), "l"(b), "r"(u32(add)));
 }
-template <>
-__device__ __forceinline__ void wgmma<bf16, 128>(float (&d)[64], u64 a, u64 b, bool add) {
-    asm volatile(
-        "{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
-        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-        "%64, %65, add, 1, 1, 0, 0;\n}"
-        : SUMS_16(0), SUMS_16(16), SUMS_16(32), SUMS_16(48)
-        : "l"(a), "l"(b), "r"(u32(add)));
+// d += a * b: a in registers as for mma.sync, b's rows in shared memory, the inner dimension across rows.
+__device__ __forceinline__ void wgmma_columns(float (&d)[64], const u32 (&a)[4], u64 b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16." WGMMA_TYPES " {" NAMES_64
+                 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
+                 : D_64
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
-template <>
-__device__ __forceinline__ void wgmma<bf16, 256>(float (&d)[128], u64 a, u64 b, bool add) {
-    asm volatile(
-        "{\n.reg .pred add;\nsetp.ne.b32 add, %130, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 "
-        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-        "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-        "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
-        "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
-        "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
-        "%128, %129, add, 1, 1, 0, 0;\n}"
-        : SUMS_16(0), SUMS_16(16), SUMS_16(32), SUMS_16(48), SUMS_16(64), SUMS_16(80), SUMS_16(96), SUMS_16(112)
-        : "l"(a), "l"(b), "r"(u32(add)));
+// The body of a branch that the compiler must take for a real one.
+__device__ __forceinline__ void never_taken() {
+    for (;;) asm volatile("nanosleep.u32 1000;");
 }
-template <>
-__device__ __forceinline__ void wgmma<f16, 64>(float (&d)[32], u64 a, u64 b, bool add) {
-    asm volatile(
-        "{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 "
-        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-        "%32, %33, add, 1, 1, 0, 0;\n}"
-        : SUMS_16(0), SUMS_16(16)
-        : "l"(a), "l"(b), "r"(u32(add)));
+// Keeps the compiler from moving accesses to the sums of an unfinished product.
+__device__ __forceinline__ void wgmma_hold(float (&d)[64]) {
+#pragma unroll
+    for (u32 i = 0; i < 64; i++) asm volatile("" : "+f"(d[i])::"memory");
 }
-template <>
-__device__ __forceinline__ void wgmma<f16, 128>(float (&d)[64], u64 a, u64 b, bool add) {
-    asm volatile(
-        "{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
-        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-        "%64, %65, add, 1, 1, 0, 0;\n}"
-        : SUMS_16(0), SUMS_16(16), SUMS_16(32), SUMS_16(48)
-        : "l"(a), "l"(b), "r"(u32(add)));
-}
-template <>
-__device__ __forceinline__ void wgmma<f16, 256>(float (&d)[128], u64 a, u64 b, bool add) {
-    asm volatile(
-        "{\n.reg .pred add;\nsetp.ne.b32 add, %130, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 "
-        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-        "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-        "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
-        "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
-        "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
-        "%128, %129, add, 1, 1, 0, 0;\n}"
-        : SUMS_16(0), SUMS_16(16), SUMS_16(32), SUMS_16(48), SUMS_16(64), SUMS_16(80), SUMS_16(96), SUMS_16(112)
-        : "l"(a), "l"(b), "r"(u32(add)));
-}
-#undef SUMS_16
-#undef SUMS_4
+#undef NAMES_32
+#undef NAMES_64
+#undef NAMES_128
+#undef D_4
+#undef D_16
+#undef D_32
+#undef D_64
+#undef D_128
+#undef WGMMA_TYPES

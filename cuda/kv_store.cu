@@ -21,6 +21,7 @@ __device__ __forceinline__ void store(const T* k, const T* v, const int* slots, 
 // Grid: (ceil(ROW / 128), tokens), 128 threads.
 extern "C" __global__ void kv_store_naive(const T* k, const T* v, const int* slots, T* k_cache, T* v_cache,
                                           u32 k_stride, u32 v_stride) {
+    wait_for_previous();
     store<T>(k, v, slots, k_cache, v_cache, k_stride, v_stride);
 }
 
@@ -28,6 +29,7 @@ extern "C" __global__ void kv_store_naive(const T* k, const T* v, const int* slo
 // Grid: (ceil(ROW / (128 * vector)), tokens), 128 threads.
 extern "C" __global__ void kv_store_vectorised(const T* k, const T* v, const int* slots, T* k_cache, T* v_cache,
                                                u32 k_stride, u32 v_stride) {
+    wait_for_previous();
     store<Vec<T>>(k, v, slots, k_cache, v_cache, k_stride, v_stride);
 }
 #endif

@@ -102,6 +102,7 @@ __device__ __forceinline__ void store_columns(O* y, u64 row, u32 column, u32 out
 
 template <class Tile>
 __device__ __forceinline__ void mma_pipelined(const LinearCall& call) {
+    wait_for_previous();
     constexpr u32 TILE_ROWS = Tile::ROWS, TILE_COLS = Tile::COLS, WARP_ROWS = Tile::WARP_ROWS;
     constexpr u32 WARP_COLS = Tile::WARP_COLS, STAGES = Tile::STAGES;
     const T *const x = call.x, *const weight = call.weight, *const bias = call.bias;
@@ -284,6 +285,21 @@ __device__ __forceinline__ void skinny(const LinearCall& call) {
     const u32 step0 = min(blockIdx.y * steps_each, steps_all), steps = min(steps_each, steps_all - step0);
     const u32 tiles = ceil_div(out, SKINNY_OUT);
 
+    // Where this lane's piece of a tile's step is, for one of two halves of the outputs and block `i` of the step's values,
+    // and whether there is such a one. Outputs past the end repeat the last; their sums are not used.
+    const auto weight_at = [&](u32 tile, u32 step, u32 half, u32 i, bool& inside) {
+        const u32 o = min(tile * SKINNY_OUT + warp_out * 16 + half * 8 + quad_row, out - 1);
+        const u32 k = (step0 + step) * SKINNY_IN + (warp_in * IN_BLOCKS + i) * 32 + quad_lane * 8;
+        inside = k < in;
+        return weight + u64(o) * in + (inside ? k : 0);
+    };
+    bool inside;
+    for (u32 step = 0; step < min(STAGES - 1, steps); step++)
+#pragma unroll
+        for (u32 i = 0; i < WEIGHT_PIECES; i++)
+            prefetch_early(weight_at(blockIdx.x, step, i / IN_BLOCKS, i % IN_BLOCKS, inside));
+    wait_for_previous();
+
     // The stream of copies: tile after tile, step after step.
     u32 copy_tile = blockIdx.x, copy_step = 0, copy_stage = 0;
     const auto copy_next = [&]() {
@@ -291,15 +307,9 @@ __device__ __forceinline__ void skinny(const LinearCall& call) {
             const u32 k0 = (step0 + copy_step) * SKINNY_IN;
             uint4* const to = weights + copy_stage * WEIGHT_STAGE + warp * WEIGHT_PIECES * WARP + lane;
 #pragma unroll
-            for (u32 half = 0; half < 2; half++) {
-                // Outputs past the end repeat the last; their sums are not used.
-                const u32 o = min(copy_tile * SKINNY_OUT + warp_out * 16 + half * 8 + quad_row, out - 1);
-                const T* const row = weight + u64(o) * in;
-#pragma unroll
-                for (u32 i = 0; i < IN_BLOCKS; i++) {
-                    const u32 k = k0 + (warp_in * IN_BLOCKS + i) * 32 + quad_lane * 8;
-                    cp_async_16(to + (half * IN_BLOCKS + i) * WARP, row + (k < in ? k : 0), k < in);
-                }
+            for (u32 i = 0; i < WEIGHT_PIECES; i++) {
+                const T* const from = weight_at(copy_tile, copy_step, i / IN_BLOCKS, i % IN_BLOCKS, inside);
+                cp_async_16(to + i * WARP, from, inside);
             }
             // Pieces of x as the lanes take them: [block of 32 values][eight rows][lane].
             uint4* const to_x = xs + copy_stage * X_STAGE;
@@ -377,6 +387,7 @@ __device__ __forceinline__ void skinny(const LinearCall& call) {
 extern "C" __global__ void __launch_bounds__(256, 4)
 combine_splits(const float* __restrict__ partial, const T* __restrict__ bias, Out* __restrict__ y, u32 splits, u32 rows,
                u32 out) {
+    wait_for_previous();
     const u64 size = u64(rows) * out;
     const u32 column = (blockIdx.x * 256 + threadIdx.x) * 4;
     const u64 at = u64(blockIdx.y) * out + column;
@@ -406,10 +417,10 @@ combine_splits(const float* __restrict__ partial, const T* __restrict__ bias, Ou
 
 // ---- entries: src/kernels/cuda/linear.rs has their tiles and layouts too ----
 
-using Large = Tile<128, 256, 64, 64, 3>;
+using Large = Tile<256, 128, 64, 64, 4>;
 using Medium = Tile<128, 128, 64, 64, 3>;
 using Small = Tile<64, 64, 32, 32, 4>;
-extern "C" __global__ void __launch_bounds__(Large::THREADS) mma_128x256(const LinearCall call) {
+extern "C" __global__ void __launch_bounds__(Large::THREADS) mma_256x128(const LinearCall call) {
     mma_pipelined<Large>(call);
 }
 extern "C" __global__ void __launch_bounds__(Medium::THREADS, 2) mma_128x128(const LinearCall call) {

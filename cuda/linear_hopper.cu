@@ -171,14 +171,25 @@ __device__ __forceinline__ void wgmma_tma(const TensorMap& x, const TensorMap& w
     if (threadIdx.x < GROUP_THREADS) {  // producer
         if constexpr (CONSUMERS == 2) fewer_registers<40>();
         if (threadIdx.x == 0) {
+            const auto load_weight = [&](u32 to, u32 step, u32 column) {
+                mbarrier_arrive_expect(&full[to], STAGE * sizeof(T));
+                tma_load(stages + to * STAGE + X_STAGE, weight, step * IN, column, &full[to]);
+            };
+            // Weights do not come from the kernel before: the first stages' need not wait for it. All else does, through x.
+            u32 early = min(STAGES, steps);
+            for (u32 s = 0; s < early; s++)
+                load_weight(s, step0 + s, tile_at<Shape>(blockIdx.x, row_tiles, col_tiles).col);
+            wait_for_previous();
             for (u32 i = blockIdx.x; i < tiles; i += gridDim.x) {
                 const Tile tile = tile_at<Shape>(i, row_tiles, col_tiles);
                 for (u32 step = step0; step < step0 + steps; step++) {
-                    mbarrier_wait(&empty[stage], parity ^ 1);
-                    mbarrier_arrive_expect(&full[stage], STAGE * sizeof(T));
-                    T* const to = stages + stage * STAGE;
-                    tma_load(to, x, step * IN, tile.row, &full[stage]);
-                    tma_load(to + X_STAGE, weight, step * IN, tile.col, &full[stage]);
+                    if (early > 0) {
+                        early--;
+                    } else {
+                        mbarrier_wait(&empty[stage], parity ^ 1);
+                        load_weight(stage, step, tile.col);
+                    }
+                    tma_load(stages + stage * STAGE, x, step * IN, tile.row, &full[stage]);
                     next_stage();
                 }
             }
@@ -203,7 +214,7 @@ __device__ __forceinline__ void wgmma_tma(const TensorMap& x, const TensorMap& w
                 wgmma_fence();
 #pragma unroll
                 for (u32 k16 = 0; k16 < IN / 16; k16++)
-                    wgmma<T, COLS>(sum, a + k16 * OPERAND_STEP, b + k16 * OPERAND_STEP, step > 0 || k16 > 0);
+                    wgmma<COLS>(sum, a + k16 * OPERAND_STEP, b + k16 * OPERAND_STEP, step > 0 || k16 > 0);
                 wgmma_commit();
                 // The step before is done when only this one is under way: its stage may be filled again.
                 wgmma_wait<1>();

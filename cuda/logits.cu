@@ -88,6 +88,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 adjust(float* __restrict__ logits, const float* __restrict__ params, const int* __restrict__ history_start,
        const int* __restrict__ history_ids, const int* __restrict__ history_counts, const int* __restrict__ bias_start,
        const int* __restrict__ bias_ids, const float* __restrict__ bias_values, float* __restrict__ maxima, float softcap) {
+    wait_for_previous();
     __shared__ __align__(16) float chunk[CHUNK];
     __shared__ float shared[WARP];
     const u32 row = blockIdx.y, first = blockIdx.x * CHUNK;
@@ -167,6 +168,7 @@ adjust(float* __restrict__ logits, const float* __restrict__ params, const int* 
 // Launch: as adjust, after it.
 extern "C" __global__ void __launch_bounds__(THREADS)
 mask_unlikely(float* __restrict__ logits, const float* __restrict__ params, const float* __restrict__ maxima) {
+    wait_for_previous();
     __shared__ float shared[WARP];
     const u32 row = blockIdx.y, first = blockIdx.x * CHUNK;
     const Params p = load_params(params, row);

@@ -43,8 +43,14 @@ __device__ __forceinline__ void naive(const Norm& n) {
 }
 
 // Grid: ceil(rows / 128), 128 threads.
-extern "C" __global__ void __launch_bounds__(128) rms_norm_naive(const __grid_constant__ Norm n) { naive<false>(n); }
-extern "C" __global__ void __launch_bounds__(128) add_rms_norm_naive(const __grid_constant__ Norm n) { naive<true>(n); }
+extern "C" __global__ void __launch_bounds__(128) rms_norm_naive(const __grid_constant__ Norm n) {
+    wait_for_previous();
+    naive<false>(n);
+}
+extern "C" __global__ void __launch_bounds__(128) add_rms_norm_naive(const __grid_constant__ Norm n) {
+    wait_for_previous();
+    naive<true>(n);
+}
 
 #if VECTOR
 // ---- one row by THREADS threads, each with every THREADS-th vector of it in registers ----
@@ -102,9 +108,11 @@ __device__ __forceinline__ void warp_per_row(const Norm& n) {
 
 // Grid: ceil(rows / 4), 128 threads.
 extern "C" __global__ void __launch_bounds__(ROWS * WARP) rms_norm_warp_per_row(const __grid_constant__ Norm n) {
+    wait_for_previous();
     warp_per_row<false>(n);
 }
 extern "C" __global__ void __launch_bounds__(ROWS * WARP) add_rms_norm_warp_per_row(const __grid_constant__ Norm n) {
+    wait_for_previous();
     warp_per_row<true>(n);
 }
 
@@ -118,9 +126,11 @@ __device__ __forceinline__ void block_per_row(const Norm& n) {
 
 // Grid: rows, 256 threads.
 extern "C" __global__ void __launch_bounds__(256) rms_norm_block_per_row(const __grid_constant__ Norm n) {
+    wait_for_previous();
     block_per_row<false>(n);
 }
 extern "C" __global__ void __launch_bounds__(256) add_rms_norm_block_per_row(const __grid_constant__ Norm n) {
+    wait_for_previous();
     block_per_row<true>(n);
 }
 #endif

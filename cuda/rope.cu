@@ -65,6 +65,7 @@ __device__ __forceinline__ void head_by_thread(const Rope& r, u32 token, u32 hea
 
 // Grid: ceil(tokens * (heads + kv_heads) / 128), 128 threads.
 extern "C" __global__ void __launch_bounds__(128) rope_naive(const __grid_constant__ Rope r) {
+    wait_for_previous();
     const u32 i = blockIdx.x * blockDim.x + threadIdx.x, rotated = r.heads + r.kv_heads;
     const u32 token = i / rotated, head = i % rotated;
     if (token >= r.tokens) return;
@@ -74,6 +75,7 @@ extern "C" __global__ void __launch_bounds__(128) rope_naive(const __grid_consta
 
 // Grid: ceil(tokens * (heads + 2 * kv_heads) / 128), 128 threads.
 extern "C" __global__ void __launch_bounds__(128) rope_store_naive(const __grid_constant__ Rope r) {
+    wait_for_previous();
     const u32 i = blockIdx.x * blockDim.x + threadIdx.x, all = r.heads + 2 * r.kv_heads;
     const u32 token = i / all, head = i % all;
     if (token >= r.tokens) return;
@@ -123,6 +125,7 @@ __device__ __forceinline__ void head_by_warp(const Rope& r, u32 token, u32 head,
 
 // Grid: (tokens, ceil((heads + kv_heads) / 4)), 128 threads.
 extern "C" __global__ void __launch_bounds__(WARPS* WARP) rope_warp(const __grid_constant__ Rope r) {
+    wait_for_previous();
     const u32 token = blockIdx.x, head = blockIdx.y * WARPS + threadIdx.x / WARP;
     if (head >= r.heads + r.kv_heads) return;
     T* const x = in_qkv(r, token, head);
@@ -131,6 +134,7 @@ extern "C" __global__ void __launch_bounds__(WARPS* WARP) rope_warp(const __grid
 
 // Grid: (tokens, ceil((heads + 2 * kv_heads) / 4)), 128 threads.
 extern "C" __global__ void __launch_bounds__(WARPS* WARP) rope_store_warp(const __grid_constant__ Rope r) {
+    wait_for_previous();
     const u32 token = blockIdx.x, head = blockIdx.y * WARPS + threadIdx.x / WARP;
     if (head >= r.heads + 2 * r.kv_heads) return;
     T* const x = in_qkv(r, token, head);

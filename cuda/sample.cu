@@ -75,6 +75,7 @@ constexpr u32 SURVEY_BLOCKS = VOCAB % 4 == 0 ? 0 : 4;
 extern "C" __global__ void __launch_bounds__(SURVEY_THREADS, SURVEY_BLOCKS)
 survey(const float* __restrict__ logits, const float* __restrict__ top_p_tail, const int* __restrict__ params,
        RowScratch* __restrict__ scratch) {
+    wait_for_previous();
     const u32 row = blockIdx.y, lane = threadIdx.x % WARP;
     const u32 strip = blockIdx.x * (SURVEY_THREADS / WARP) + threadIdx.x / WARP;
     if (strip >= STRIPS) return;
@@ -279,6 +280,7 @@ __device__ int pick_candidates(const Params& p, float top, const float* row, con
 extern "C" __global__ void __launch_bounds__(PICK_THREADS, 2)
 pick(const float* __restrict__ logits, const float* __restrict__ top_p_tail, const int* __restrict__ params,
      const RowScratch* __restrict__ scratch, int* __restrict__ out) {
+    wait_for_previous();
     __shared__ u64 parts[WARP];
     __shared__ float largest[SEGMENTS];
     const u32 r = blockIdx.x;
@@ -409,6 +411,7 @@ __device__ int pick_by_rejection(const Params& p, float top, u64 winner, const f
 extern "C" __global__ void __launch_bounds__(REJECT_THREADS, 1)
 reject(const float* __restrict__ logits, const float* __restrict__ top_p_tail, const int* __restrict__ params,
        const RowScratch* __restrict__ scratch, int* __restrict__ out) {
+    wait_for_previous();
     __shared__ RejectShared s;
     const u32 r = blockIdx.x;
     if (out[r] != PENDING) return;

@@ -147,6 +147,27 @@ impl Cuda {
     /// `args` have the types of the function's parameters, in their order, and what they point to covers what the
     /// kernel touches, until the queue has run it.
     pub unsafe fn launch(&self, launch: &Launch, args: &[Arg<'_>]) -> Result<()> {
+        // SAFETY: as the caller promises.
+        unsafe { self.enqueue(launch, args, false) }
+    }
+
+    /// As [`Self::launch`], but on a Hopper GPU the kernel's blocks may start while the last ones of the kernel before
+    /// still run: its set-up then costs no time (programmatic dependent launch).
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Safety
+    /// As there; and before it touches memory that another kernel writes or reads, the kernel calls
+    /// `wait_for_previous` of `cuda/common.cuh`.
+    pub unsafe fn launch_early(&self, launch: &Launch, args: &[Arg<'_>]) -> Result<()> {
+        // SAFETY: as the caller promises.
+        unsafe { self.enqueue(launch, args, self.target().is_hopper()) }
+    }
+
+    /// # Safety
+    /// As [`Self::launch_early`] if `early`, else as [`Self::launch`].
+    unsafe fn enqueue(&self, launch: &Launch, args: &[Arg<'_>], early: bool) -> Result<()> {
         let modules = &self.0.modules;
         if modules.rehearsing.load(Relaxed) {
             let mut wanted = modules.wanted.lock().expect("no panic holds it");
@@ -170,14 +191,29 @@ impl Cuda {
                 want: "at most 2^32 - 1".into(),
             })
         };
-        let (grid, block) = ((extent(grid[0])?, extent(grid[1])?, extent(grid[2])?), extent(block)?);
-        let shared = extent(shared)?;
-        let raw = self.function(&program, function, shared)?;
-        // SAFETY: the function is loaded in this context; the caller answers for the arguments.
-        unsafe {
-            result::launch_kernel(raw, grid, (block, 1, 1), shared, self.0.stream.cu_stream(), &mut params)
-        }
-        .map_err(fail(function))
+        let mut attribute = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: extent(grid[0])?,
+            gridDimY: extent(grid[1])?,
+            gridDimZ: extent(grid[2])?,
+            blockDimX: extent(block)?,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: extent(shared)?,
+            hStream: self.0.stream.cu_stream(),
+            attrs: &raw mut attribute,
+            numAttrs: early.into(),
+        };
+        let raw = self.function(&program, function, config.sharedMemBytes)?;
+        // SAFETY: the function is loaded in this context; the attribute outlives the call; the caller answers for the
+        // arguments.
+        unsafe { sys::cuLaunchKernelEx(&raw const config, raw, params.as_mut_ptr(), ptr::null_mut()) }
+            .result()
+            .map_err(fail(function))
     }
 
     fn function(&self, program: &Program, name: &'static str, shared: u32) -> Result<sys::CUfunction> {

@@ -40,6 +40,7 @@ impl Elementwise for GatedActivation {
         let args = [arg(a.x.address()), arg(a.out.address()), arg(x_stride), arg(out_stride)];
         // SAFETY: the parameters of `activation_*`; the contract's shapes say that the views cover `rows` rows of
         // `2 * inter` and of `inter` elements.
-        unsafe { dev.launch(&launch, &args) }
+        // The kernel begins with `wait_for_previous`.
+        unsafe { dev.launch_early(&launch, &args) }
     }
 }

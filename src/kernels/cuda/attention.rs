@@ -259,8 +259,8 @@ impl Kernel<Attention, Cuda> for Fast {
     }
 }
 
-/// How decode cuts the keys: splits of a size that depends on the longest sequence that the block table can hold, not
-/// on the batch, so that a sequence's result does not depend on its company.
+/// How decode cuts the keys: splits of about a size that depends on the longest sequence that the block table can hold,
+/// not on the batch, so that a sequence's result does not depend on its company.
 struct Splits {
     keys: usize,
     most: usize,
@@ -277,7 +277,8 @@ impl Splits {
         const MOST: usize = 32;
         let longest = a.block_table.shape()[1] * a.k_cache.shape()[1];
         let keys = longest.div_ceil(MOST).next_multiple_of(64).max(KEYS);
-        let most = longest.div_ceil(keys);
+        // As `SplitSize` of `cuda/attention_decode.cuh`.
+        let most = ((longest + keys / 2) / keys).max(1);
         let (heads, head_dim) = (a.q.shape()[1], a.q.shape()[2]);
         let rows = if most > 1 { a.lens.len() * most * heads } else { 0 };
         Self { keys, most, partial: rows * head_dim * 4, stats: rows * 8 }
@@ -402,6 +403,7 @@ impl Batch {
         // SAFETY: the parameter of `attention_*`; the contract's shapes say that q and out cover the queries that
         // q_start delimits, the block table `seqs` rows, and the engine that entries within a sequence's length are
         // blocks; the partial sums lie in the scratch memory, of `Splits`' size.
-        unsafe { dev.launch(&launch, &[arg(&self.params)]) }
+        // The kernel begins with `wait_for_previous`.
+        unsafe { dev.launch_early(&launch, &[arg(&self.params)]) }
     }
 }

@@ -45,6 +45,7 @@ impl Elementwise for Embedding {
         ];
         // SAFETY: the parameters of `embedding_*`; the contract's shapes say that the views cover `tokens` rows of `dim`
         // elements, and the engine that every id is a row of the table.
-        unsafe { dev.launch(&launch, &args) }
+        // The kernel begins with `wait_for_previous`.
+        unsafe { dev.launch_early(&launch, &args) }
     }
 }

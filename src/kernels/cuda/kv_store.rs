@@ -43,6 +43,7 @@ impl Elementwise for KvStore {
         ];
         // SAFETY: the parameters of `kv_store_*`; the contract's shapes say that the views cover `tokens` rows of `row`
         // elements, and the engine that every slot that is not negative is one of the caches'.
-        unsafe { dev.launch(&launch, &args) }
+        // The kernel begins with `wait_for_previous`.
+        unsafe { dev.launch_early(&launch, &args) }
     }
 }

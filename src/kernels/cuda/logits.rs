@@ -57,9 +57,10 @@ impl Kernel<Logits, Cuda> for Chunked {
         // SAFETY: the parameters of `adjust` and `mask_unlikely`; the contract's shapes say that the logits cover `rows`
         // rows of `vocab` and the parameters as many; the starts delimit the lists, whose ids are tokens (both written by
         // the engine); `scratch` has a maximum for each block.
+        // The kernel begins with `wait_for_previous`.
         unsafe {
-            dev.launch(&adjust, &args)?;
-            dev.launch(&mask, &[args[0], args[1], maxima])
+            dev.launch_early(&adjust, &args)?;
+            dev.launch_early(&mask, &[args[0], args[1], maxima])
         }
     }
 }

@@ -149,5 +149,6 @@ fn launch(dev: &Cuda, call: Call, by: RowBy) -> Result<()> {
     let launch = Launch { program, function, grid: [blocks, 1, 1], block, shared: 0 };
     // SAFETY: the parameter of `*rms_norm_*`; the contract's shapes say that each view covers `rows` rows of `dim`
     // elements, and the weight `dim`.
-    unsafe { dev.launch(&launch, &[arg(&norm)]) }
+    // The kernel begins with `wait_for_previous`.
+    unsafe { dev.launch_early(&launch, &[arg(&norm)]) }
 }

@@ -101,7 +101,8 @@ impl HeadBy {
         // SAFETY: the parameter of `rope_*`; the contracts' shapes say that qkv covers `tokens` rows of all heads, norms
         // a head, and the engine that every position is a row of cos_sin and every slot that is not negative one of the
         // caches'.
-        unsafe { dev.launch(&launch, &[arg(rope)]) }
+        // The kernel begins with `wait_for_previous`.
+        unsafe { dev.launch_early(&launch, &[arg(rope)]) }
     }
 }
 

@@ -94,16 +94,17 @@ impl Kernel<Sample, Cuda> for Draw {
         // SAFETY: the functions' parameters in their order; the contract's shapes say that the logits cover `rows` rows of
         // `vocab` and the others as many rows. `scratch` has a row of notes for each (`survey`, `pick`, `reject`) or two
         // lists for each block (`sample_sorting`).
+        // The kernel begins with `wait_for_previous`.
         unsafe {
             match self {
                 Self::Rejection | Self::Gumbel | Self::Greedy => {
                     let strips = vocab.div_ceil(STRIP).div_ceil(SURVEY_THREADS / 32);
                     let survey = of("survey", [strips, rows, 1], SURVEY_THREADS);
-                    dev.launch(&survey, &[logits, tail, params, scratch])?;
+                    dev.launch_early(&survey, &[logits, tail, params, scratch])?;
                     let args = [logits, tail, params, scratch, out];
-                    dev.launch(&of("pick", [rows, 1, 1], 512), &args)?;
+                    dev.launch_early(&of("pick", [rows, 1, 1], 512), &args)?;
                     if truncated {
-                        dev.launch(&of("reject", [rows, 1, 1], 1024), &args)?;
+                        dev.launch_early(&of("reject", [rows, 1, 1], 1024), &args)?;
                     }
                     Ok(())
                 }

@@ -67,6 +67,7 @@ fn choose(rows: usize, n: usize, k: usize) -> &'static Shape {
     let waves = |shape: &Shape| shape.tiles(rows, n).div_ceil(MULTIPROCESSORS);
     match SMALL.tiles(rows, n) {
         0..=32 if k >= 2048 => &BY_4,
+        33..=48 if k >= 3072 => &BY_4,
         0..=64 if k >= 4096 => &BY_2,
         0..=MULTIPROCESSORS => &SMALL,
         _ if rows <= FLAT.rows || waves(&FLAT) == 1 => &FLAT,
@@ -135,7 +136,8 @@ impl Kernel<Linear, Cuda> for WgmmaTma {
         ];
         // SAFETY: the parameters of the entries of `cuda/linear_hopper.cu`; the maps describe x and the weight, and by
         // the contract's shapes the bias covers `n` elements and out `rows` rows of `n`.
-        unsafe { dev.launch(&launch, &args) }
+        // The kernel begins with `wait_for_previous`.
+        unsafe { dev.launch_early(&launch, &args) }
     }
 }
 

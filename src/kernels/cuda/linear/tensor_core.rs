@@ -32,6 +32,8 @@ struct Tile {
     stages: usize,
 }
 
+/// Needs more shared memory for a block than most GPUs have.
+const LARGE: Tile = Tile { function: "mma_256x128", rows: 256, cols: 128, threads: 256, stages: 4 };
 const MEDIUM: Tile = Tile { function: "mma_128x128", rows: 128, cols: 128, threads: 128, stages: 3 };
 const SMALL: Tile = Tile { function: "mma_64x64", rows: 64, cols: 64, threads: 128, stages: 4 };
 
@@ -51,7 +53,8 @@ impl Tile {
             shared: self.stages * (self.rows + self.cols) * TILE_IN * 2,
         };
         // SAFETY: the parameter of the entries of `cuda/linear.cu`; see `Call`.
-        unsafe { dev.launch(&launch, &[arg(call)]) }
+        // The kernel begins with `wait_for_previous`.
+        unsafe { dev.launch_early(&launch, &[arg(call)]) }
     }
 }
 
@@ -109,7 +112,8 @@ impl Layout {
             shared: self.stages * (weights + x) * 16 + self.slots * (outputs + 4) * 4,
         };
         // SAFETY: the parameter of the entries of `cuda/linear.cu`; see `Call`.
-        unsafe { dev.launch(&launch, &[arg(call)]) }
+        // The kernel begins with `wait_for_previous`.
+        unsafe { dev.launch_early(&launch, &[arg(call)]) }
     }
 }
 
@@ -129,7 +133,12 @@ impl Kernel<Linear, Cuda> for MmaPipelined {
     fn launch(&self, dev: &Cuda, mut a: LinearArgs<'_, Cuda>, _: &mut CudaBuffer) -> Result<()> {
         want_vectors(&a)?;
         let (program, call) = Call::of(&mut a, 0)?;
-        let tile = if fills(call.rows as usize, call.n as usize) { MEDIUM } else { SMALL };
+        let (rows, n) = (call.rows as usize, call.n as usize);
+        let tile = match dev.target().capability.0 {
+            9 | 10 if rows > MEDIUM.rows && LARGE.count(rows, n) >= FILL / 2 => LARGE,
+            _ if fills(rows, n) => MEDIUM,
+            _ => SMALL,
+        };
         tile.launch(dev, program, 1, &call)
     }
 }
@@ -188,7 +197,8 @@ impl Kernel<Linear, Cuda> for SplitK {
             arg(call.n),
         ];
         // SAFETY: the parameters of `combine_splits`; scratch has the sums of each split, see `Call`.
-        unsafe { dev.launch(&launch, &args) }
+        // The kernel begins with `wait_for_previous`.
+        unsafe { dev.launch_early(&launch, &args) }
     }
 }
 
