@@ -1,10 +1,10 @@
-//! The whole engine on CUDA, on softcuda where there is no GPU: every family's recorded tokens, with and without graphs,
-//! prompts in chunks, preempted, and from the prefix cache.
+//! The whole engine on CUDA: every family's recorded tokens, with and without graphs, prompts in chunks, preempted, and
+//! from the prefix cache. On softcuda, or with `LATHE_DRIVER=system` on the machine's GPU.
 
 use lathe::config::{EngineConfig, SamplingParams, StorageType};
 use lathe::llm::{LLM, Prompt};
 
-use crate::support::{golden, softcuda};
+use crate::support::{golden, on_gpu, softcuda};
 
 /// The first `tokens` greedy tokens of the prompts `which`, together, twice: the second time prefixes are cached.
 fn check(
@@ -42,9 +42,12 @@ fn check(
 /// Prompts of 1, 5, 16 and 33 tokens.
 const ALL: [usize; 4] = [0, 1, 2, 4];
 
+const FAMILIES: [&str; 7] =
+    ["qwen3", "qwen2", "llama", "llama3_rope", "mistral_window", "gemma3", "gemma3_mixed"];
+
 #[test]
 fn every_family_gives_the_recorded_tokens_with_graphs() {
-    for family in ["qwen3", "qwen2", "llama", "llama3_rope", "mistral_window", "gemma3", "gemma3_mixed"] {
+    for family in FAMILIES {
         let stats = check(family, &ALL, 6, |_| {});
         assert!(stats.prefix_hit_tokens >= 32, "{family}: {stats:?}");
     }
@@ -52,7 +55,10 @@ fn every_family_gives_the_recorded_tokens_with_graphs() {
 
 #[test]
 fn so_it_does_without_graphs_in_chunks_and_preempted() {
-    check("qwen3", &ALL, 6, |config| config.enforce_eager = true);
+    // A GPU has the time for all of them.
+    for family in &FAMILIES[..if on_gpu() { FAMILIES.len() } else { 1 }] {
+        check(family, &ALL, 6, |config| config.enforce_eager = true);
+    }
     check("qwen3", &ALL, 6, |config| config.async_scheduling = Some(false));
     check("qwen3", &ALL, 6, |config| config.max_num_batched_tokens = 7);
     check("qwen3", &ALL, 6, |config| config.deterministic = true);

@@ -1,4 +1,4 @@
-//! CUDA without a GPU: NVRTC compiles the kernels.
+//! CUDA, with a GPU or without: NVRTC compiles the kernels, the engine runs them.
 
 mod checked;
 mod command;

@@ -142,7 +142,7 @@ fn registers_spills_and_shared_memory_are_as_the_table_says() {
         }
     }
     assert!(faults.is_empty(), "no kernel may spill or use local memory:\n{}", faults.join("\n"));
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda/registers.txt");
+    let path = crate::support::root().join("tests/cuda/registers.txt");
     if std::env::var_os("LATHE_BLESS").is_some() {
         fs::write(&path, &table).unwrap();
     }

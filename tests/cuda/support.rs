@@ -1,6 +1,6 @@
-//! What the tests on softcuda share.
+//! What the tests on a device share: softcuda, or with `LATHE_DRIVER=system` the machine's GPU.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Once;
 
 use serde::Deserialize;
@@ -15,12 +15,25 @@ pub struct Expected {
 /// The folder with softcuda's `libcuda.so.1`.
 pub fn softcuda_folder() -> PathBuf {
     let cache = std::env::var_os("LATHE_CACHE").map(PathBuf::from);
-    cache.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache")).join("softcuda")
+    cache.unwrap_or_else(|| root().join(".cache")).join("softcuda")
 }
 
-/// Loads softcuda before anything looks for a driver; a driver of the system's would be found by its name.
+/// The repository: cargo says where, also to a test binary that was built elsewhere.
+pub fn root() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo").into()
+}
+
+/// Whether the machine's own driver is asked for.
+pub fn on_gpu() -> bool {
+    std::env::var_os("LATHE_DRIVER").is_some_and(|driver| driver == "system")
+}
+
+/// Loads softcuda, unless [`on_gpu`], before anything looks for a driver; one of the system's would be found by its name.
 pub fn softcuda() {
     static LOADED: Once = Once::new();
+    if on_gpu() {
+        return;
+    }
     LOADED.call_once(|| {
         let path = softcuda_folder().join("libcuda.so.1");
         let name = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
@@ -32,7 +45,7 @@ pub fn softcuda() {
 
 /// The folder of a family's model, and what was recorded of it.
 pub fn golden(family: &str) -> (PathBuf, Expected) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("reference/golden/models").join(family);
+    let folder = root().join("reference/golden/models").join(family);
     let expected = serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
     (folder, expected)
 }

@@ -43,39 +43,67 @@ enum Task {
 /// A part of a run.
 struct Part {
     name: &'static str,
-    /// What bash runs, in the repository's root. `$KIT` and `$OUT` are the folders.
+    /// What bash runs, in the repository's root. `$KIT` and `$OUT` are the folders, `$MODEL` is random-weight Qwen3-0.6B,
+    /// `$NANO` the arguments of `lathe` that run nano-vLLM's workload on it.
     script: &'static str,
     /// Seconds it may take.
     seconds: u64,
 }
 
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 13] = [
     Part { name: "doctor", script: "nvidia-smi; $KIT/lathe doctor", seconds: 20 },
     Part {
         name: "check",
-        script: "$KIT/lathe check --device cuda --cases 40 --json > $OUT/check.json; $KIT/lathe check --device cuda --cases 0",
+        script: "$KIT/lathe check --device cuda --cases 40 --json > $OUT/check.json
+                 $KIT/lathe check --device cuda --cases 0",
+        seconds: 240,
+    },
+    Part {
+        name: "tests",
+        script: "for t in $KIT/tests/*; do LATHE_DRIVER=system $t --test-threads 4 --skip registers || exit 1; done",
         seconds: 120,
     },
-    Part { name: "tests", script: "for t in $KIT/tests/*; do $t || exit 1; done", seconds: 120 },
     Part {
         name: "compute-sanitizer",
-        script: "compute-sanitizer --tool memcheck --error-exitcode 9 $KIT/lathe check attention --device cuda --cases 0 \
-                 && compute-sanitizer --tool racecheck --error-exitcode 9 $KIT/lathe check rms_norm --device cuda --cases 0",
-        seconds: 90,
+        script: "one() {
+                     compute-sanitizer --tool $1 --error-exitcode 9 \
+                         $KIT/lathe check --here --device cuda --cases 0 --timeout 600 > $OUT/$1.log 2>&1
+                     status=$?; echo $1: exit status $status, $(tail -n 1 $OUT/$1.log); return $status
+                 }
+                 for tool in memcheck racecheck initcheck synccheck; do one $tool & all+=\" $!\"; done
+                 failed=0; for pid in $all; do wait $pid || failed=1; done; exit $failed",
+        seconds: 320,
     },
-    Part { name: "anchors", script: "python3 benches/peers/gpu_anchors.py", seconds: 120 },
-    Part { name: "kernels", script: "DEVICE=cuda $KIT/kernels --bench --quick --noplot", seconds: 150 },
     Part { name: "weights", script: "$KIT/xtask model qwen3-0.6b-random", seconds: 60 },
-    Part {
-        name: "workload",
-        script: "$KIT/lathe bench throughput --workload nano --device cuda --model .cache/models/qwen3-0.6b-random --json $OUT/workload.json",
-        seconds: 90,
-    },
+    Part { name: "launch", script: "$KIT/launch --bench", seconds: 20 },
+    Part { name: "workload", script: "$KIT/lathe $NANO --json $OUT/workload.json", seconds: 60 },
     Part {
         name: "workload-eager",
-        script: "$KIT/lathe bench throughput --workload nano --device cuda --enforce-eager --model .cache/models/qwen3-0.6b-random --json $OUT/workload-eager.json",
+        script: "$KIT/lathe $NANO --enforce-eager --json $OUT/workload-eager.json",
+        seconds: 60,
+    },
+    Part {
+        name: "latency",
+        script: "$KIT/lathe bench latency --device cuda --model $MODEL --input 512 --output 128 --repeat 5",
+        seconds: 60,
+    },
+    Part {
+        name: "kernel-trace",
+        script: "python=$(python3 -c 'import nvidia; print(list(nvidia.__path__)[0])')/cu13
+                 cuda=$(dirname $(dirname $(readlink -f $(command -v nvcc))))
+                 cc -O2 -shared -fPIC -I$python/include -I$cuda/include benches/kernel_trace/trace.c -o $KIT/trace.so \
+                     $python/lib/libcupti.so.13 -Wl,-rpath,$python/lib
+                 CUDA_INJECTION64_PATH=$KIT/trace.so KERNEL_TRACE=$KIT/trace.txt $KIT/lathe $NANO \
+                     && python3 benches/kernel_trace/table.py $KIT/trace.txt 256 128 64 16 1",
+        seconds: 120,
+    },
+    Part { name: "anchors", script: "python3 benches/peers/gpu_anchors.py", seconds: 120 },
+    Part {
+        name: "transformers",
+        script: "python3 benches/peers/transformers_gpu.py $MODEL 1 64 256",
         seconds: 90,
     },
+    Part { name: "kernels", script: "DEVICE=cuda $KIT/kernels --bench --quick --noplot", seconds: 150 },
 ];
 
 /// Runs the task.
@@ -101,8 +129,11 @@ fn kit() -> Result<()> {
             copy(&path, &kit.join(name))?;
         }
     }
-    for (name, path) in built(&["bench", "--no-run", "--locked", "--bench", "kernels"])? {
-        if name == "kernels" {
+    let benches = ["kernels", "launch"];
+    for (name, path) in
+        built(&["bench", "--no-run", "--locked", "--bench", benches[0], "--bench", benches[1]])?
+    {
+        if benches.contains(&name.as_str()) {
             copy(&path, &kit.join(name))?;
         }
     }
@@ -174,7 +205,11 @@ fn one(part: &Part, kit: &Path, out: &Path, limit: Duration) -> Result<String> {
     let log = File::create(out.join(format!("{}.log", part.name)))?;
     let mut timeout = Command::new("timeout");
     timeout.args(["--kill-after=5", &limit.as_secs().to_string(), "bash", "-c", part.script]);
-    timeout.env("KIT", kit).env("OUT", out).env("CARGO_MANIFEST_DIR", paths::workspace());
+    timeout.env("KIT", kit).env("OUT", out).env("CARGO_MANIFEST_DIR", std::env::current_dir()?);
+    let model = paths::cache()?.join("models/qwen3-0.6b-random");
+    timeout
+        .env("NANO", format!("bench throughput --workload nano --device cuda --model {}", model.display()));
+    timeout.env("MODEL", model);
     timeout.stdout(log.try_clone()?).stderr(log);
     let status = timeout.status().context("cannot start `timeout`")?;
     Ok(match status.code() {

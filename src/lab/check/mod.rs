@@ -20,9 +20,14 @@ use serde_json::Value;
 use super::{
     cases::{Cases, Draw, Problem},
     certificate::GROUPS,
+    loaded::{Loaded, bind},
     shrink,
 };
-use crate::{device::Device, error::Result, kernels::Slot};
+use crate::{
+    device::Device,
+    error::Result,
+    kernels::{self, Queue, Slot},
+};
 use judge::Outcome;
 use sandbox::Sandbox;
 
@@ -115,6 +120,8 @@ pub fn check<O: Cases, D: Device>(
 ) -> Report {
     let start = std::time::Instant::now();
     let mut report = Report::new(O::NAME, kernel.name(), dev.describe());
+    // What fails here fails again with its case, which is the place to tell.
+    let _ = prepare(dev, kernel, suite);
     let sandbox = Sandbox::<O>::new(dev.clone(), Arc::clone(kernel), options.timeout);
     let mut first: Option<(Arc<Entry<O>>, Finding)> = None;
     let mut ulps = Vec::new();
@@ -168,6 +175,20 @@ pub fn check<O: Cases, D: Device>(
     }
     report.seconds = start.elapsed().as_secs_f64();
     report
+}
+
+/// Compiles what the cases will launch, on all cores, where kernels are compiled at all.
+fn prepare<O: Cases, D: Device>(dev: &D, kernel: &Slot<O, D>, suite: &Suite<O>) -> Result<()> {
+    if !D::LAUNCHES_IN_REHEARSAL || !suite.is_whole {
+        return Ok(());
+    }
+    let mut queue = Queue::new(dev)?;
+    queue.rehearse(true)?;
+    for entry in &suite.entries {
+        let mut loaded = Loaded::all(dev, &entry.problem)?;
+        let _ = kernels::run(&**kernel, &mut queue, O::args(&entry.case, bind(&mut loaded)));
+    }
+    queue.rehearse(false)
 }
 
 /// The smallest case found that fails for the same reason.
