@@ -379,7 +379,7 @@ mod tests {
     #[test]
     fn figures_and_bounds_by_hand() {
         let bounds =
-            Bounds { moved: Some(1.05), sectors: Some(0.95), wavefronts: Some(0.03), tensor: Some(1.0) };
+            Bounds { moved: Some(1.05), sectors: Some(0.95), wavefronts: Some(0.031), tensor: Some(1.0) };
         let c = count(bounds);
         assert_eq!((c.moved(), c.requested()), (1312.0 / 1250.0, 41.0 * 32.0 / 1250.0));
         assert_eq!((c.loads(), c.stores()), (950.0 / 992.0, 1.0));
