@@ -12,7 +12,7 @@ use lathe::config::EngineConfig;
 use lathe::device::Device;
 use lathe::kernels::{Registry, Table};
 use lathe::lab::cases::{Cases, Visit, each_op};
-use lathe::lab::count::{self, Ask, Bounds, Count, DecodeStep, Extent, Least, STEP};
+use lathe::lab::count::{self, Ask, Bounds, Count, DecodeStep, Extent, Function, Least, STEP};
 use lathe::open::{self, OnDevice};
 use serde_json::Value;
 
@@ -149,23 +149,36 @@ fn all(jobs: &[Job]) -> Result<Vec<Count>> {
 
 /// Counts one in a process of its own, which leaves softcuda's counters in a file when it ends.
 fn child(number: usize, job: &Job) -> Result<Count> {
+    let Ask { kernel, shape, case, bounds } = job.ask.clone();
+    let arguments = ["count", "--here"].into_iter().chain(job.arguments.iter().map(String::as_str));
+    let (least, functions) = apart(number, arguments).with_context(|| format!("{kernel}, {shape}"))?;
+    let least: Least = serde_json::from_slice(&least)?;
+    Ok(Count { kernel, shape, case, least, bounds, functions })
+}
+
+/// Runs this program in a process of its own, the `number`th at this time: what it prints, and what softcuda counted.
+///
+/// # Errors
+/// If it fails, or the driver is not softcuda.
+pub(super) fn apart<'a>(
+    number: usize,
+    arguments: impl Iterator<Item = &'a str>,
+) -> Result<(Vec<u8>, Vec<Function>)> {
     let file = std::env::temp_dir().join(format!("lathe-count-{}-{number}.json", std::process::id()));
     let mut command = Command::new(std::env::current_exe().context("where this program is")?);
-    command.args(["count", "--here"]).args(&job.arguments).env("SOFTCUDA_PROFILE", &file);
-    let output = command.output().context("a process to count in")?;
-    let Ask { kernel, shape, case, bounds } = job.ask.clone();
+    let output = command.args(arguments).env("SOFTCUDA_PROFILE", &file).output();
+    let output = output.context("a process to count in")?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{kernel}, {shape}: {}: {}", output.status, said.trim().trim_start_matches("error: "));
+        bail!("{}: {}", output.status, said.trim().trim_start_matches("error: "));
     }
-    let least: Least = serde_json::from_slice(&output.stdout)?;
     ensure!(
         file.exists(),
-        "{kernel}: nothing was counted, so the driver is not softcuda: `cargo xtask softcuda` says where it is"
+        "nothing was counted, so the driver is not softcuda: `cargo xtask softcuda` says where it is"
     );
     let functions = count::read(&file)?;
     std::fs::remove_file(&file)?;
-    Ok(Count { kernel, shape, case, least, bounds, functions })
+    Ok((output.stdout, functions))
 }
 
 /// The table and its figures, to keep.

@@ -5,18 +5,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use lathe::config::EngineConfig;
 use lathe::device::{Device, Peaks};
 use lathe::kernels::{Op, Queue, Registry, Table};
 use lathe::lab::check::{Options, Verdict};
-use lathe::lab::report::{Counted, Findings, html, pictures};
+use lathe::lab::count::{Bounds, Count, Least};
+use lathe::lab::report::{Findings, html, pictures};
 use lathe::lab::timing::{self, Per, Shapes, Timed, Visit, WithArgs, each_shape};
 use lathe::open::{self, OnDevice};
+use serde_json::Value;
 
 use super::machine::Machine;
-use super::{check, date};
+use super::{check, count, date};
 
 /// Check and time kernels, and write what was found as one page to look at.
 ///
@@ -164,7 +166,7 @@ struct Measured {
     device: String,
     peaks: Option<Peaks>,
     timed: Vec<Timed>,
-    counted: Vec<Counted>,
+    counted: Vec<Count>,
     left_out: Vec<String>,
 }
 
@@ -224,33 +226,25 @@ impl<D: Device> Visit<D> for Measurer<'_, D> {
         }
         let (bytes, flops) = timing::count(with_args)?;
         for kernel in table.iter().map(|k| k.name()).filter(|k| wants(k)) {
-            let (op, shape, kernel) = (O::NAME.into(), shape.into(), kernel.into());
-            let counted = Counted { op, shape, kernel, bytes, flops, ..Counted::default() };
-            match count(measure.args, counted.clone()) {
-                Ok(counted) => measured.counted.push(counted),
-                Err(error) => measured
-                    .left_out
-                    .push(format!("{}/{} at {}: {error:#}", counted.op, counted.kernel, counted.shape)),
+            let (kernel, shape) = (format!("{}/{kernel}", O::NAME), shape.to_owned());
+            // softcuda's counters are a process's.
+            let mut words = vec!["report", &kernel, "--once", &shape, "--device", &measure.args.device];
+            let shapes = measure.args.shapes.and_then(|shapes| shapes.to_possible_value());
+            words.extend(shapes.iter().flat_map(|shapes| ["--shapes", shapes.get_name()]));
+            match count::apart(0, words.into_iter()) {
+                Ok((_, functions)) => measured.counted.push(Count {
+                    kernel,
+                    shape,
+                    case: Value::Null,
+                    least: Least { bytes, flops },
+                    bounds: Bounds::default(),
+                    functions,
+                }),
+                Err(error) => measured.left_out.push(format!("{kernel} at {shape}: {error:#}")),
             }
         }
         Ok(())
     }
-}
-
-/// What softcuda counts of one call, in a process of its own: its profile is a process's.
-fn count(args: &Args, counted: Counted) -> Result<Counted> {
-    let profile = std::env::temp_dir().join(format!("lathe-profile-{}.json", std::process::id()));
-    let mut command = Command::new(std::env::current_exe().context("where this program is")?);
-    command.args(["report", &format!("{}/{}", counted.op, counted.kernel), "--once", &counted.shape]);
-    command.args(["--device", &args.device]).env("SOFTCUDA_PROFILE", &profile);
-    let shapes = args.shapes.and_then(|shapes| shapes.to_possible_value());
-    command.args(shapes.iter().flat_map(|shapes| ["--shapes", shapes.get_name()]));
-    let output = command.output().context("a process to count in")?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{}", said.trim().trim_start_matches("error: "));
-    let text = fs::read_to_string(&profile).context("softcuda's profile")?;
-    fs::remove_file(&profile).context("softcuda's profile")?;
-    counted.sum(&text).map_err(anyhow::Error::msg)
 }
 
 /// One call of one kernel at one shape.

@@ -1,8 +1,16 @@
-//! The report's page, of fixed findings.
+//! The report's page and pictures, drawn from fixed findings and compared with images that were looked at.
+//!
+//! `LATHE_BLESS=1 cargo test --test pictures` writes the images anew, to be looked at again.
+
+use std::path::Path;
 
 use lathe::device::Peaks;
-use lathe::lab::report::{Counted, Findings, html};
+use lathe::lab::count::{Bounds, Count, Counters, Function, Least};
+use lathe::lab::report::{Findings, html, pictures};
+use lathe::lab::svg;
 use lathe::lab::timing::{Per, Timed};
+use resvg::tiny_skia::{Color, Pixmap, Transform};
+use resvg::usvg::{Options, Tree};
 use serde_json::json;
 
 fn timed(op: &str, shape: &str, kernel: &str, seconds: f64, half: f64) -> Timed {
@@ -61,6 +69,64 @@ fn found() -> Findings {
     }
 }
 
+/// A palette of [`svg::STYLE`]: its first is light, its second dark.
+fn palette(index: usize) -> Vec<(String, String)> {
+    let block = svg::STYLE.split(":root{").nth(index + 1).unwrap().split('}').next().unwrap();
+    let pairs = block.split(';').filter_map(|line| line.split_once(':'));
+    pairs.filter(|(name, _)| name.starts_with("--")).map(|(n, v)| (n.into(), v.into())).collect()
+}
+
+/// A picture as pixels, with the colours of one palette: the rasteriser knows no variables.
+fn draw(picture: &str, palette: &[(String, String)]) -> Pixmap {
+    let rules = &svg::STYLE[svg::STYLE.find("svg{").unwrap()..];
+    let rules =
+        palette.iter().fold(rules.to_owned(), |r, (name, value)| r.replace(&format!("var({name})"), value));
+    assert!(!rules.contains("var("), "a colour that the palette lacks: {rules}");
+    let tree = Tree::from_str(&picture.replace(svg::STYLE, &rules), &Options::default()).expect("an SVG");
+    let size = tree.size().to_int_size();
+    let mut pixels = Pixmap::new(size.width(), size.height()).unwrap();
+    let background = palette.iter().find(|(name, _)| name == "--bg").unwrap().1.as_str();
+    let hex = |at: usize| {
+        let digits = &background[1..];
+        let width = digits.len() / 3;
+        u8::from_str_radix(&digits[at * width..][..width].repeat(3 - width), 16).unwrap()
+    };
+    pixels.fill(Color::from_rgba8(hex(0), hex(1), hex(2), 255));
+    resvg::render(&tree, Transform::identity(), &mut pixels.as_mut());
+    pixels
+}
+
+/// Shapes, lengths and colours; without text, whose fonts differ from machine to machine.
+#[test]
+fn pictures_look_as_they_did() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pictures");
+    let drawn = pictures(&found());
+    let names: Vec<&str> = drawn.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(
+        names,
+        ["roofline.svg", "sum.svg", "sum-tree-errors.svg", "sum-tail_lost-errors.svg", "copy.svg"]
+    );
+    for (name, picture) in drawn.iter().filter(|(name, _)| name != "copy.svg") {
+        for (mode, tone) in ["light", "dark"].into_iter().enumerate() {
+            let file = format!("{}-{tone}.png", name.trim_end_matches(".svg"));
+            let pixels = draw(picture, &palette(mode));
+            if std::env::var_os("LATHE_BLESS").is_some() {
+                pixels.save_png(folder.join(&file)).unwrap();
+            }
+            let wanted = Pixmap::load_png(folder.join(&file)).unwrap_or_else(|e| panic!("{file}: {e}"));
+            assert_eq!((pixels.width(), pixels.height()), (wanted.width(), wanted.height()), "{file}");
+            let pairs = pixels.data().chunks_exact(4).zip(wanted.data().chunks_exact(4));
+            let differ = pairs.filter(|(a, b)| a.iter().zip(*b).any(|(a, b)| a.abs_diff(*b) > 32)).count();
+            // An edge that moves by one pixel changes more.
+            if differ > 8 {
+                let got = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&file);
+                pixels.save_png(&got).unwrap();
+                panic!("{file}: {differ} pixels differ; what was drawn is {}", got.display());
+            }
+        }
+    }
+}
+
 #[test]
 fn the_page_says_what_to_look_at_and_needs_nothing_from_elsewhere() {
     let found = found();
@@ -95,36 +161,32 @@ fn the_page_says_what_to_look_at_and_needs_nothing_from_elsewhere() {
 
 #[test]
 fn counters_are_labelled_and_never_beside_times() {
-    let launch = |name: &str, dram: u64| {
-        json!({"kernel": name, "counters": {
-            "smsp__inst_executed.sum": 100, "smsp__thread_inst_executed.sum": 3000,
-            "distinct_read_bytes": 4000, "distinct_written_bytes": 1000,
-            "dram__bytes_read.sum": dram, "dram__bytes_write.sum": 1000,
-            "l1tex__t_sectors_pipe_lsu_mem_global_op_ld.sum": 300, "l1tex__t_sectors_pipe_lsu_mem_global_op_st.sum": 100,
-            "smsp__sass_data_bytes_mem_global_op_ld.sum": 4800, "smsp__sass_data_bytes_mem_global_op_st.sum": 1600,
-            "l1tex__data_pipe_lsu_wavefronts_mem_shared.sum": 30,
-            "smsp__sass_l1tex_data_pipe_lsu_wavefronts_mem_shared_ideal.sum": 20,
-            "tensor_flops": 0, "flops": 7000,
-        }})
+    let function = |name: &str, dram: u64| Function {
+        name: name.into(),
+        launches: 1,
+        counters: Counters {
+            instructions: 100,
+            thread_instructions: 3000,
+            l2_sectors: 300,
+            global_load_distinct_bytes: 4800,
+            global_load_sectors: 300,
+            global_store_distinct_bytes: 1600,
+            global_store_sectors: 50,
+            shared_wavefronts: 30,
+            shared_wavefronts_ideal: 20,
+            dram_read_bytes: dram,
+            dram_write_bytes: 1000,
+            ..Counters::default()
+        },
     };
-    let profile = json!({"launches": [launch("split", 9000), launch("join", 1000)]}).to_string();
-    let counted = Counted {
-        op: "sum".into(),
+    let counted = Count {
+        kernel: "sum/tree".into(),
         shape: "1 row".into(),
-        kernel: "tree".into(),
-        bytes: 6000,
-        ..Counted::default()
+        case: json!(null),
+        least: Least { bytes: 6000, flops: 0 },
+        bounds: Bounds::default(),
+        functions: vec![function("split", 9000), function("join", 1000)],
     };
-    let counted = counted.sum(&profile).unwrap();
-    assert_eq!(
-        (counted.launches, counted.instructions, counted.dram_bytes, counted.other_flops),
-        (2, 200, 12_000, 14_000)
-    );
-    assert_eq!((counted.active_lanes, counted.sector_overhead, counted.bank_conflicts), (30.0, 2.0, 1.5));
-    assert!(
-        Counted::default().sum("{\"launches\": [{\"counters\": {}}]}").unwrap_err().contains("no counter")
-    );
-
     let on_softcuda = Findings { peaks: None, timed: Vec::new(), counted: vec![counted], ..found() };
     assert!(
         on_softcuda
@@ -134,7 +196,8 @@ fn counters_are_labelled_and_never_beside_times() {
     );
     let page = html(&on_softcuda);
     assert!(
-        page.contains("<b>Modelled</b> by softcuda") && page.contains("<td>2.00<td>2.00<td>1.50"),
+        page.contains("<b>Modelled</b> by softcuda")
+            && page.contains("<td>tree<td>2<td>200<td>30.0<td>6.00 kB<td>12.0 kB<td>2.00<td>3.20<td>50.0%<td>100.0%<td>50.0%<td>–"),
         "{page}"
     );
     for time in [" µs", " ms", "Roofline", "GB/s"] {

@@ -80,6 +80,9 @@ pub struct Least {
 pub struct Counters {
     #[serde(rename = "smsp__inst_executed.sum")]
     pub instructions: u64,
+    /// Older lists lack it.
+    #[serde(rename = "smsp__thread_inst_executed.sum", default)]
+    pub thread_instructions: u64,
     pub global_load_distinct_bytes: u64,
     #[serde(rename = "l1tex__t_sectors_pipe_lsu_mem_global_op_ld.sum")]
     pub global_load_sectors: u64,
@@ -105,6 +108,7 @@ impl Counters {
     fn add(&mut self, o: &Self) {
         let pairs = [
             (&mut self.instructions, o.instructions),
+            (&mut self.thread_instructions, o.thread_instructions),
             (&mut self.global_load_distinct_bytes, o.global_load_distinct_bytes),
             (&mut self.global_load_sectors, o.global_load_sectors),
             (&mut self.global_store_distinct_bytes, o.global_store_distinct_bytes),
@@ -219,6 +223,17 @@ impl Count {
     pub fn wavefronts(&self) -> Option<f64> {
         let t = self.total();
         (t.shared_wavefronts_ideal > 0).then(|| ratio(t.shared_wavefronts, t.shared_wavefronts_ideal) - 1.0)
+    }
+
+    /// Lanes that take part in an instruction, of 32.
+    pub fn active_lanes(&self) -> f64 {
+        let t = self.total();
+        ratio(t.thread_instructions, t.instructions)
+    }
+
+    /// How often any `__global__` was launched.
+    pub fn launches(&self) -> u64 {
+        self.functions.iter().map(|f| f.launches).sum()
     }
 
     /// Operations of the tensor cores over the operation's; `None` without either.

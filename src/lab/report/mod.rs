@@ -7,11 +7,9 @@ mod page;
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
-
 pub use page::{html, pictures};
 
-use super::{check, timing::Timed};
+use super::{check, count::Count, timing::Timed};
 use crate::device::Peaks;
 
 /// Everything that a page shows.
@@ -30,67 +28,9 @@ pub struct Findings {
     /// Times; none from a device in software.
     pub timed: Vec<Timed>,
     /// Counters of a device in software.
-    pub counted: Vec<Counted>,
+    pub counted: Vec<Count>,
     /// Kernels that have no time at a shape, and why.
     pub left_out: Vec<String>,
-}
-
-/// What softcuda counted of a kernel's launches for one call.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "named as softcuda's counters are; its README says what they mean")]
-pub struct Counted {
-    pub op: String,
-    pub shape: String,
-    pub kernel: String,
-    /// Bytes that any kernel must move.
-    pub bytes: u64,
-    /// Floating-point operations of the definition.
-    pub flops: u64,
-    pub launches: usize,
-    pub instructions: u64,
-    /// Lanes that took part in an instruction, of 32.
-    pub active_lanes: f64,
-    /// Distinct bytes read and written: what a perfect cache would move.
-    pub distinct_bytes: u64,
-    pub dram_bytes: u64,
-    /// 32-byte sectors of global memory that were touched, over the fewest that the bytes asked for fill.
-    pub sector_overhead: f64,
-    /// Passes over shared memory, over those without bank conflicts.
-    pub bank_conflicts: f64,
-    pub tensor_flops: u64,
-    pub other_flops: u64,
-}
-
-impl Counted {
-    /// Sums up `launches` of a profile that softcuda wrote.
-    ///
-    /// # Errors
-    /// What the text lacks.
-    pub fn sum(mut self, profile: &str) -> Result<Self, String> {
-        let profile: serde_json::Value = serde_json::from_str(profile).map_err(|e| e.to_string())?;
-        let launches = profile["launches"].as_array().ok_or("no launches in the profile")?;
-        let total = |name: &str| -> Result<u64, String> {
-            let of = |launch: &serde_json::Value| launch["counters"][name].as_u64();
-            launches.iter().map(of).sum::<Option<u64>>().ok_or(format!("no counter {name} in the profile"))
-        };
-        let ratio = |a: u64, b: u64| if b == 0 { 1.0 } else { a as f64 / b as f64 };
-        self.launches = launches.len();
-        self.instructions = total("smsp__inst_executed.sum")?;
-        self.active_lanes = ratio(total("smsp__thread_inst_executed.sum")?, self.instructions);
-        self.distinct_bytes = total("distinct_read_bytes")? + total("distinct_written_bytes")?;
-        self.dram_bytes = total("dram__bytes_read.sum")? + total("dram__bytes_write.sum")?;
-        let sectors = total("l1tex__t_sectors_pipe_lsu_mem_global_op_ld.sum")?
-            + total("l1tex__t_sectors_pipe_lsu_mem_global_op_st.sum")?;
-        let asked = total("smsp__sass_data_bytes_mem_global_op_ld.sum")?
-            + total("smsp__sass_data_bytes_mem_global_op_st.sum")?;
-        self.sector_overhead = ratio(32 * sectors, asked);
-        self.bank_conflicts = ratio(
-            total("l1tex__data_pipe_lsu_wavefronts_mem_shared.sum")?,
-            total("smsp__sass_l1tex_data_pipe_lsu_wavefronts_mem_shared_ideal.sum")?,
-        );
-        (self.tensor_flops, self.other_flops) = (total("tensor_flops")?, total("flops")?);
-        Ok(self)
-    }
 }
 
 /// Something to look at, the most pressing first.
@@ -201,20 +141,20 @@ impl Findings {
 
     /// The defaults that move most, beyond what any kernel must.
     fn most_bytes(&self) -> Vec<Point> {
-        let over = |c: &Counted| c.dram_bytes as f64 / c.bytes.max(1) as f64;
-        let mut counted: Vec<&Counted> =
-            self.counted.iter().filter(|c| self.is_default(&c.op, &c.kernel) && over(c) > 1.25).collect();
-        counted.sort_by(|a, b| over(b).total_cmp(&over(a)));
+        let default = |c: &Count| c.kernel.split_once('/').is_some_and(|(op, k)| self.is_default(op, k));
+        let mut counted: Vec<&Count> =
+            self.counted.iter().filter(|c| default(c) && c.moved() > 1.25).collect();
+        counted.sort_by(|a, b| b.moved().total_cmp(&a.moved()));
         counted
             .into_iter()
             .take(3)
             .map(|c| Point {
-                what: format!("{}/{} moves {:.2} times the least bytes (modelled)", c.op, c.kernel, over(c)),
+                what: format!("{} moves {:.2} times the least bytes (modelled)", c.kernel, c.moved()),
                 detail: format!(
                     "{}: {} to and from DRAM in the model, where {} must be",
                     c.shape,
-                    page::bytes(c.dram_bytes),
-                    page::bytes(c.bytes)
+                    page::bytes(c.total().dram_bytes()),
+                    page::bytes(c.least.bytes)
                 ),
                 command: None,
             })

@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
-use super::{Counted, Findings};
+use super::Findings;
 use crate::lab::{
     check::{ErrorMap, Report},
+    count::Count,
     svg::{self, Bar, Chart, Group, HeatMap, Series, escape},
     timing::{Per, Timed},
 };
@@ -226,37 +227,43 @@ fn comparison(found: &Findings, op: &str, kernels: &[String]) -> Option<String> 
 }
 
 fn counters(found: &Findings, op: &str) -> String {
-    let own: Vec<&Counted> = found.counted.iter().filter(|c| c.op == op).collect();
+    let own: Vec<(&str, &Count)> = found
+        .counted
+        .iter()
+        .filter_map(|c| c.kernel.split_once('/').filter(|(o, _)| *o == op).map(|(_, kernel)| (kernel, c)))
+        .collect();
     if own.is_empty() {
         return String::new();
     }
     let mut out = String::from(
         "<div class=\"modelled\"><p><b>Modelled</b> by softcuda, a CUDA driver in software: counts of the PTX that ran, and \
          a model of the L2 for DRAM. Nothing here is a time, and nothing was run on a GPU.</p><div class=\"scroll\"><table>\
-         <tr><th>kernel<th>launches<th>warp instructions<th>active lanes<th>least bytes<th>distinct bytes<th>DRAM bytes<th>\
-         DRAM / least<th>sectors / asked<th>bank passes / ideal<th>tensor FLOP<th>other FLOP</tr>",
+         <tr><th>kernel<th>launches<th>warp instructions<th>active lanes of 32<th>least bytes<th>DRAM bytes<th>DRAM / least<th>\
+         requested / least<th>sectors used, loads<th>stores<th>extra wavefronts<th>tensor / op</tr>",
     );
+    let percent = |x: f64| if x.is_nan() { "–".into() } else { format!("{:.1}%", x * 100.0) };
     let mut shape = "";
-    for c in own {
+    for (kernel, c) in own {
         if c.shape != shape {
             shape = &c.shape;
             let _ = write!(out, "<tr><td colspan=\"12\"><b>{}</b></tr>", escape(shape));
         }
+        let total = c.total();
         let _ = write!(
             out,
-            "<tr><td>{}<td>{}<td>{}<td>{:.1}<td>{}<td>{}<td>{}<td>{:.2}<td>{:.2}<td>{:.2}<td>{}<td>{}</tr>",
-            escape(&c.kernel),
-            c.launches,
-            rate(c.instructions as f64, ""),
-            c.active_lanes,
-            bytes(c.bytes),
-            bytes(c.distinct_bytes),
-            bytes(c.dram_bytes),
-            c.dram_bytes as f64 / c.bytes.max(1) as f64,
-            c.sector_overhead,
-            c.bank_conflicts,
-            rate(c.tensor_flops as f64, ""),
-            rate(c.other_flops as f64, ""),
+            "<tr><td>{}<td>{}<td>{}<td>{:.1}<td>{}<td>{}<td>{:.2}<td>{:.2}<td>{}<td>{}<td>{}<td>{}</tr>",
+            escape(kernel),
+            c.launches(),
+            rate(total.instructions as f64, ""),
+            c.active_lanes(),
+            bytes(c.least.bytes),
+            bytes(total.dram_bytes()),
+            c.moved(),
+            c.requested(),
+            percent(c.loads()),
+            percent(c.stores()),
+            c.wavefronts().map_or("–".into(), percent),
+            c.tensor().map_or("–".into(), |t| format!("{t:.2}")),
         );
     }
     out + "</table></div></div>"

@@ -65,6 +65,11 @@ pub fn heat_map(map: &HeatMap<'_>) -> String {
         }
     }
     let (right, bottom) = (LEFT + SIZE, TOP + SIZE);
+    // The lightest shade needs a border on white.
+    let _ = write!(
+        out,
+        r#"<rect class="grid" x="{LEFT}" y="{TOP}" width="{SIZE}" height="{SIZE}" fill="none"/>"#
+    );
     let _ = write!(
         out,
         r#"<text class="dim" x="{LEFT}" y="{y:.1}">0</text><text class="dim" x="{right}" y="{y:.1}" text-anchor="end">{}</text>"#,
@@ -97,7 +102,7 @@ pub fn heat_map(map: &HeatMap<'_>) -> String {
         let y = TOP + 18.0 * i as f64;
         let _ = write!(
             out,
-            r#"<rect x="{:.1}" y="{y:.1}" width="14" height="12" fill="{shade}"/><text x="{:.1}" y="{:.1}">{name}</text>"#,
+            r#"<rect class="grid" x="{:.1}" y="{y:.1}" width="14" height="12" fill="{shade}"/><text x="{:.1}" y="{:.1}">{name}</text>"#,
             right + 10.0,
             right + 29.0,
             y + 10.0
