@@ -1,5 +1,6 @@
 //! The `lathe` command as its users run it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -361,6 +362,13 @@ fn new_starts_an_experiment_from_one_that_works() {
             "{part}: {code}"
         );
     }
+    // Every operation can begin one.
+    let (table, _) = cli.ok(&["kernels"]);
+    let ops: BTreeSet<&str> = table.lines().skip(1).filter_map(|line| line.split(' ').next()).collect();
+    for op in &ops {
+        cli.ok(&["new", "kernel", &format!("my_{op}"), "--op", op]);
+    }
+    assert_eq!(ops.len(), 12, "{ops:?}");
     assert!(cli.error(&["new", "kernel", "x", "--op", "softmax"]).contains("attention, sample, embedding"));
 }
 

@@ -42,13 +42,14 @@ const README: &str = "# NAME
 ";
 
 /// Operations and their types; attention and sample have examples of their own.
-const OPS: [(&str, &str); 9] = [
+const OPS: [(&str, &str); 10] = [
     ("embedding", "Embedding"),
     ("linear", "Linear"),
     ("rms_norm", "RmsNorm"),
     ("add_rms_norm", "AddRmsNorm"),
     ("rope", "Rope"),
     ("kv_store", "KvStore"),
+    ("rope_store", "RopeStore"),
     ("activation", "GatedActivation"),
     ("logits", "Logits"),
     ("logprobs", "Logprobs"),

@@ -75,7 +75,7 @@ pub type WithArgs<'w, O, D> =
 
 /// Something to do at every shape.
 pub trait Visit<D: Device> {
-    /// Whether `op` (one of [`OPS`]) is wanted at all; its inputs are not made otherwise.
+    /// Whether `op` (an [`Op::NAME`]) is wanted at all; its inputs are not made otherwise.
     fn wants(&self, op: &str) -> bool;
 
     /// One operation at one shape.
@@ -262,48 +262,49 @@ fn rope_and_store<D: Device>(
     registry: &Registry<D>,
     visitor: &mut impl Visit<D>,
 ) -> Result<()> {
-    let wants = [Rope::NAME, KvStore::NAME].map(|op| visitor.wants(op));
-    if wants == [false; 2] {
+    let wants = [Rope::NAME, KvStore::NAME, RopeStore::NAME].map(|op| visitor.wants(op));
+    if wants == [false; 3] {
         return Ok(());
     }
+    const POSITIONS: usize = 8192;
     let m = make.model;
+    let Model { heads, kv_heads, dim, .. } = m;
+    let norm = make.tensor(1, &[dim])?;
+    // No rotation: in place, so values must stay as they are.
+    let cos_sin: Vec<f32> = (0..POSITIONS * dim).map(|i| f32::from(u8::from(i % dim < dim / 2))).collect();
+    let cos_sin = Tensor::from_slice(make.dev, &cos_sin, &[POSITIONS, dim])?;
     for &rows in make.rows() {
         let shape = format!("{}/{rows} tokens", m.name);
         let positions: Vec<i32> = (0..rows as i32).collect();
         let at = make.ints(&positions, &[rows])?;
+        let mut qkv = make.tensor(1, &[rows, heads + 2 * kv_heads, dim])?;
+        let cache = || make.zeros(DTYPE, &[rows.div_ceil(256) * 4, 256, kv_heads, dim]);
+        let (mut k_cache, mut v_cache) = (cache()?, cache()?);
+        let qk_norm = m.qk_norm.then(|| [norm.view(), norm.view()]);
+        let (cos_sin, positions) = (cos_sin.view(), at.view());
+        let (eps, offset) = (1e-6, 0.0);
         if wants[0] {
-            let mut qkv = make.tensor(1, &[rows, m.heads + 2 * m.kv_heads, m.dim])?;
-            let norm = make.tensor(1, &[m.dim])?;
-            // No rotation: in place, so values must stay as they are.
-            let cos_sin: Vec<f32> =
-                (0..8192 * m.dim).map(|i| f32::from(u8::from(i % m.dim < m.dim / 2))).collect();
-            let table = Tensor::from_slice(make.dev, &cos_sin, &[8192, m.dim])?;
             visitor.shape::<Rope>(&shape, Per::Bytes, &registry.rope, &mut |_, f| {
-                f(RopeArgs {
-                    qkv: qkv.view_mut(),
-                    heads: m.heads,
-                    kv_heads: m.kv_heads,
-                    qk_norm: m.qk_norm.then(|| [norm.view(), norm.view()]),
-                    eps: 1e-6,
-                    offset: 0.0,
-                    cos_sin: table.view(),
-                    positions: at.view(),
-                })
+                f(RopeArgs { qkv: qkv.view_mut(), heads, kv_heads, qk_norm, eps, offset, cos_sin, positions })
             })?;
         }
         if wants[1] {
-            let blocks = rows.div_ceil(256) * 4;
-            let new = make.tensor(1, &[rows, 2 * m.kv_heads, m.dim])?;
-            let cache = || make.zeros(DTYPE, &[blocks, 256, m.kv_heads, m.dim]);
-            let (mut k_cache, mut v_cache) = (cache()?, cache()?);
             visitor.shape::<KvStore>(&shape, Per::Bytes, &registry.kv_store, &mut |_, f| {
                 f(KvStoreArgs {
-                    k: new.view().columns(0..m.kv_heads),
-                    v: new.view().columns(m.kv_heads..2 * m.kv_heads),
+                    k: qkv.view().columns(heads..heads + kv_heads),
+                    v: qkv.view().columns(heads + kv_heads..heads + 2 * kv_heads),
                     slots: at.view(),
                     k_cache: k_cache.view_mut(),
                     v_cache: v_cache.view_mut(),
                 })
+            })?;
+        }
+        if wants[2] {
+            visitor.shape::<RopeStore>(&shape, Per::Bytes, &registry.rope_store, &mut |_, f| {
+                let qkv = qkv.view_mut();
+                let rope = RopeArgs { qkv, heads, kv_heads, qk_norm, eps, offset, cos_sin, positions };
+                let (k_cache, v_cache) = (k_cache.view_mut(), v_cache.view_mut());
+                f(RopeStoreArgs { rope, slots: at.view(), k_cache, v_cache })
             })?;
         }
     }
@@ -493,4 +494,41 @@ fn sample<D: Device>(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Cpu;
+
+    /// Notes what it is shown, and runs it once.
+    struct Seen(Queue<Cpu>, Vec<&'static str>);
+
+    impl Visit<Cpu> for Seen {
+        fn wants(&self, _: &str) -> bool {
+            true
+        }
+
+        fn shape<O: Op>(
+            &mut self,
+            shape: &str,
+            _: Per,
+            table: &Table<O, Cpu>,
+            with_args: &mut WithArgs<'_, O, Cpu>,
+        ) -> Result<()> {
+            assert!(shape.contains("Qwen3-0.6B") || shape.contains("151936"), "{shape}");
+            self.1.push(O::NAME);
+            with_args(0, &mut |args| run(&*table[0], &mut self.0, args))
+        }
+    }
+
+    #[test]
+    fn every_operation_has_a_shape() {
+        let (dev, registry) = (Cpu::new(Some(1)), Registry::cpu());
+        let mut seen = Seen(Queue::new(&dev).unwrap(), Vec::new());
+        each_shape(&dev, &registry, Shapes::Small, &mut seen).unwrap();
+        for row in registry.rows(&registry.select(&Default::default(), false).unwrap()) {
+            assert!(seen.1.contains(&row.op), "{}", row.op);
+        }
+    }
 }
