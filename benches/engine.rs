@@ -150,9 +150,11 @@ fn steps(c: &mut Criterion<CpuTime>) {
     group.warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(4)).sample_size(20);
     for (policy, seqs, waiting, inputs) in [
         ("chunked", 256, 0, false),
+        ("chunked", 256, 0, true),
         ("chunked", 1024, 0, false),
         ("chunked", 1024, 0, true),
         ("chunked", 8192, 0, false),
+        ("chunked", 8192, 0, true),
         ("fcfs", 1024, 0, false),
         ("chunked", 1024, 50_000, false),
     ] {

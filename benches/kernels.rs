@@ -29,13 +29,23 @@ use lathe::{
 struct Bench<'a, D: Device> {
     criterion: &'a mut Criterion,
     queue: Queue<D>,
-    /// Criterion's filter, up to its first slash: the operation.
-    op: Option<String>,
+    /// Criterion's filter, if it begins with an operation.
+    filter: Option<String>,
+}
+
+impl<D: Device> Bench<'_, D> {
+    /// Whether the filter, which is a regular expression or the beginning of a name, can match one of this group.
+    fn matches(&self, group: &str) -> bool {
+        let fits = |f: &str| {
+            f.contains(|c| r"\^$|?*+()[]{}".contains(c)) || f.starts_with(group) || group.starts_with(f)
+        };
+        self.filter.as_deref().is_none_or(fits)
+    }
 }
 
 impl<D: Device> Visit<D> for Bench<'_, D> {
     fn wants(&self, op: &str) -> bool {
-        self.op.as_deref().is_none_or(|wanted| wanted == op)
+        self.filter.as_deref().is_none_or(|f| f.split('/').next() == Some(op))
     }
 
     fn shape<O: Op>(
@@ -45,15 +55,20 @@ impl<D: Device> Visit<D> for Bench<'_, D> {
         table: &Table<O, D>,
         with_args: &mut WithArgs<'_, O, D>,
     ) -> Result<()> {
+        let name = format!("{}/{shape}", O::NAME);
+        // Even one call of an oracle can take long.
+        if !self.matches(&name) {
+            return Ok(());
+        }
         let (bytes, flops) = timing::count(with_args)?;
-        let mut group = self.criterion.benchmark_group(format!("{}/{shape}", O::NAME));
+        let mut group = self.criterion.benchmark_group(&name);
         group.throughput(match per {
             Per::Bytes => Throughput::Bytes(bytes),
             Per::Flops => Throughput::Elements(flops),
         });
         for kernel in table {
             match timing::rehearse(&mut self.queue, kernel, with_args) {
-                Err(why) => eprintln!("{}/{shape}/{}: left out: {why}", O::NAME, kernel.name()),
+                Err(why) => eprintln!("{name}/{}: left out: {why}", kernel.name()),
                 Ok(_) => {
                     group.bench_function(kernel.name(), |b| {
                         b.iter_custom(|calls| {
@@ -91,12 +106,11 @@ impl OnDevice for All<'_> {
         }
         // The first argument that is no option, as criterion takes it; a name that is no operation may be anything.
         let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
-        let op = filter.and_then(|f| f.split('/').next().map(str::to_owned));
         let known: Vec<&str> =
             registry.rows(&registry.select(&Default::default(), false)?).iter().map(|r| r.op).collect();
-        let op = op.filter(|op| known.contains(&op.as_str()));
+        let filter = filter.filter(|f| f.split('/').next().is_some_and(|op| known.contains(&op)));
         let queue = Queue::new(dev)?;
-        each_shape(dev, registry, shapes, &mut Bench { criterion: self.0, queue, op })
+        each_shape(dev, registry, shapes, &mut Bench { criterion: self.0, queue, filter })
     }
 }
 
