@@ -184,7 +184,8 @@ fn differ(
     let value = |bytes, i| f64::from(element(dtype, bytes, i).0);
     let finite = || (0..n).map(|i| value(ours, i)).filter(|v| v.is_finite());
     let rms = (finite().map(|v| v * v).sum::<f64>() / n.max(1) as f64).sqrt();
-    let inside = if rounds_inside { format(dtype).ulp(finite().map(f64::abs).fold(0.0, f64::max)) } else { 0.0 };
+    let inside =
+        if rounds_inside { format(dtype).ulp(finite().map(f64::abs).fold(0.0, f64::max)) } else { 0.0 };
     let (mut largest, mut share) = (0.0f64, 0.0f64);
     for i in 0..n {
         let (a, b) = (value(ours, i), value(theirs, i));
