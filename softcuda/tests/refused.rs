@@ -2,6 +2,8 @@
 //! `CUDA_ERROR_NOT_SUPPORTED` and a line on stderr. The crate's README lists the same.
 
 mod common;
+#[path = "common/nvrtc.rs"]
+mod nvrtc;
 
 use std::{
     ffi::{CString, c_void},
@@ -15,11 +17,14 @@ use cudarc::driver::{
 
 /// A kernel with this body loads, or the code and the error log.
 fn load(target: &str, body: &str) -> Result<(), (CUresult, String)> {
-    let ptx = format!(
+    load_ptx(format!(
         ".version 8.6\n.target {target}\n.address_size 64\n.shared .align 128 .b8 tile[1024];\n\
          .visible .entry k(.param .u64 p) {{\n\
          .reg .pred %p<4>; .reg .b32 %r<9>; .reg .b64 %rd<9>; .reg .f32 %f<9>;\n{body}\nret;\n}}\n"
-    );
+    ))
+}
+
+fn load_ptx(ptx: String) -> Result<(), (CUresult, String)> {
     let ptx = CString::new(ptx).unwrap();
     let mut log = [0u8; 512];
     let mut names = [Option_::CU_JIT_ERROR_LOG_BUFFER, Option_::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
@@ -86,6 +91,62 @@ fn instructions_that_are_not_built() {
         return;
     };
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// What CUDA C++ has and softcuda has not, in the PTX that NVRTC makes of it.
+#[test]
+fn cuda_that_is_not_built() {
+    const CASES: [(&str, &str); 7] = [
+        (
+            r#"extern "C" __device__ int printf(const char*, ...);
+extern "C" __global__ void k(int* out) { printf("%d\n", out[0]); }"#,
+            "printf in a kernel",
+        ),
+        (
+            r#"extern "C" __device__ void* malloc(size_t);
+extern "C" __global__ void k(int** out) { out[0] = (int*)malloc(8); }"#,
+            "malloc in a kernel",
+        ),
+        (
+            r#"extern "C" __device__ void free(void*);
+extern "C" __global__ void k(int** out) { free(out[0]); }"#,
+            "free in a kernel",
+        ),
+        (r#"extern "C" __global__ void k(int** out, int n) { out[0] = new int[n]; }"#, "malloc in a kernel"),
+        (
+            r#"__device__ __noinline__ int one(int x) { return x + 1; }
+__device__ __noinline__ int two(int x) { return x * 2; }
+extern "C" __global__ void k(int* out, int n) { int (*f)(int) = n > 3 ? one : two; out[0] = f(n); }"#,
+            "function",
+        ),
+        (
+            r#"struct Shape { __device__ virtual int area() const = 0; };
+struct Square : Shape { int side; __device__ __noinline__ int area() const override { return side * side; } };
+struct Line : Shape { __device__ __noinline__ int area() const override { return 0; } };
+__device__ __noinline__ int area(const Shape* shape) { return shape->area(); }
+extern "C" __global__ void k(int* out, int n) { Square s; s.side = n; Line l; out[0] = area(n > 3 ? (Shape*)&s : &l); }"#,
+            "function",
+        ),
+        (
+            r#"__device__ __noinline__ int fib(int n) { return n < 2 ? n : fib(n - 1) + fib(n - 2); }
+extern "C" __global__ void k(int* out, int n) { out[0] = fib(n); }"#,
+            "recursive",
+        ),
+    ];
+    common::load();
+    let _ctx = CudaContext::new(0).unwrap();
+    let compile = |source: &str| nvrtc::ptx(source, "refused.cu", "compute_80", &[]);
+    assert_eq!(load_ptx(compile(r#"extern "C" __global__ void k(int* out) { out[0] = 1; }"#)), Ok(()));
+    for (source, what) in CASES {
+        let ptx = compile(source);
+        let (code, log) = load_ptx(ptx.clone()).expect_err(&ptx);
+        assert_eq!(code, CUresult::CUDA_ERROR_NOT_SUPPORTED, "{log}\n{ptx}");
+        // The line is that of the call.
+        let line =
+            log.strip_prefix("ptx line ").and_then(|rest| rest.split(':').next()?.parse::<usize>().ok());
+        let text = ptx.lines().nth(line.expect("a line") - 1).unwrap();
+        assert!(log.contains(what) && text.contains("call"), "{log}\n{text}\n{ptx}");
+    }
 }
 
 #[test]

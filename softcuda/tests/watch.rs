@@ -7,7 +7,7 @@ use gpu::Gpu;
 use softcuda::{
     count::{Class, Counters},
     exec::{Checks, Profile},
-    fault::FaultKind,
+    fault::{Fault, FaultKind},
 };
 
 fn gpu() -> Gpu {
@@ -111,4 +111,119 @@ fn tensor_flops_and_classes() {
     let json = serde_json::to_value(&c).unwrap();
     assert_eq!(json["smsp__inst_executed.sum"], c.total.instructions);
     assert_eq!(json["instructions_by_class"]["tensor"], 80);
+}
+
+/// A kernel with one block of `threads`, all checks on: what each thread left at `[%d1]`.
+fn meet(threads: u32, body: &str) -> Result<Vec<u32>, Box<Fault>> {
+    let mut gpu = Gpu::new(&format!(
+        ".version 9.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 out) {{
+.reg .pred %p<9>; .reg .b32 %r<40>; .reg .b64 %d<9>;
+ld.param.u64 %d1, [out]; mov.u32 %r0, %tid.x; mad.wide.u32 %d1, %r0, 4, %d1;\n{body}\nret;\n}}\n"
+    ));
+    gpu.options.checks = Checks { init: true, race: true, sync: true };
+    gpu.options.max_loops = 1000;
+    let out = gpu.put(&vec![0u32; threads as usize]);
+    gpu.run("k", 1, threads, &[out])?;
+    Ok(gpu.get(out, threads as usize))
+}
+
+/// The code of a branch lies behind what all lanes of the warp then do together, as compilers may place it: lanes that
+/// come first wait for it.
+#[test]
+fn a_warp_meets_where_code_of_a_branch_lies_behind() {
+    let branch = |together: &str| {
+        format!(
+            "setp.lt.u32 %p1, %r0, 16; mov.u32 %r1, 5; @%p1 bra BEHIND;
+BACK: {together} st.global.u32 [%d1], %r1; ret; BEHIND: add.u32 %r1, %r1, 2; bra.uni BACK;"
+        )
+    };
+    let want: Vec<u32> = (0..64).map(|i| if i < 16 { 7 } else { 5 }).collect();
+    for together in ["bar.sync 0;", "bar.sync 1, 64;", "barrier.sync.aligned 0;", "bar.arrive 1, 128;"] {
+        let threads = if together.contains("128") { 128 } else { 64 };
+        let got = meet(threads, &branch(together)).unwrap();
+        assert_eq!(got[..64], want, "{together}");
+    }
+    // A row of ones by a column of ones.
+    let mma = "mov.u32 %r2, 0x3c003c00; mov.u32 %r3, 0; mov.u32 %r4, 0; mov.u32 %r5, 0; mov.u32 %r6, 0;
+mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%r3, %r4, %r5, %r6}, {%r2, %r2, %r2, %r2}, {%r2, %r2}, {%r3, %r4, %r5, %r6}; mov.b32 %r1, %r3;";
+    assert_eq!(meet(32, &branch(mma)).unwrap(), [16f32.to_bits(); 32]);
+    let ldmatrix = ".shared .align 16 .b8 s[512]; mov.u64 %d2, s; mad.wide.u32 %d2, %r0, 16, %d2; mov.u32 %r2, 0x00090009;
+st.shared.v4.u32 [%d2], {%r2, %r2, %r2, %r2}; bar.warp.sync -1; ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r1, %r2, %r3, %r4}, [%d2];";
+    assert_eq!(meet(32, &branch(ldmatrix)).unwrap(), [0x0009_0009; 32]);
+    // Lanes that do something else and are gone are not among those who meet.
+    for together in ["bar.sync 0;", mma] {
+        let body = format!(
+            "setp.lt.u32 %p1, %r0, 16; @%p1 bra BEHIND; {together} ret; BEHIND: st.global.u32 [%d1], %r0; ret;"
+        );
+        let fault = meet(32, &body).unwrap_err();
+        assert!(fault.kind == FaultKind::Sync && fault.thread == [16, 0, 0], "{fault}");
+        assert!(fault.message.contains("lane 0 of its warp, which has exited"), "{fault}");
+    }
+}
+
+/// A `return` before a barrier is a branch to the end of the kernel, behind the barrier.
+#[test]
+fn lanes_that_return_are_not_waited_for() {
+    for barrier in ["bar.sync 0;", "bar.sync 1, 64;", "barrier.sync 0;", "bar.red.popc.u32 %r2, 0, %p2;"] {
+        let body = format!(
+            "setp.ge.u32 %p1, %r0, 40; setp.ge.u32 %p2, %r0, 0; @%p1 bra END;
+{barrier} add.u32 %r1, %r0, 1; st.global.u32 [%d1], %r1; END: ret;"
+        );
+        let want: Vec<u32> = (0..64).map(|i| if i < 40 { i + 1 } else { 0 }).collect();
+        assert_eq!(meet(64, &body).unwrap(), want, "{barrier}");
+    }
+}
+
+/// Lanes of one mask meet at instructions with the same qualifiers, wherever these stand and whatever their registers.
+#[test]
+fn lanes_of_a_mask_meet_at_two_instructions() {
+    let halves = |low: &str, high: &str| {
+        format!("setp.lt.u32 %p1, %r0, 16; setp.lt.u32 %p2, %r0, 20; setp.lt.u32 %p3, %r0, 24; add.u32 %r2, %r0, 100; @%p1 bra LOW;
+{high} bra.uni END; LOW: {low} END: st.global.u32 [%d1], %r1;")
+    };
+    let each = |f: fn(u32) -> u32| (0..32).map(f).collect::<Vec<u32>>();
+    let other = |i: u32| if i < 16 { i ^ 16 } else { (i ^ 16) + 100 };
+    let cases: [(&str, &str, Vec<u32>); 5] = [
+        (
+            "shfl.sync.bfly.b32 %r1, %r2, 16, 31, -1;",
+            "shfl.sync.bfly.b32 %r5, %r0, 16, 31, -1; mov.u32 %r1, %r5;",
+            each(other),
+        ),
+        ("vote.sync.ballot.b32 %r1, %p2, -1;", "vote.sync.ballot.b32 %r1, %p3, -1;", vec![0x00ff_ffff; 32]),
+        (
+            "redux.sync.add.u32 %r1, %r2, -1;",
+            "redux.sync.add.u32 %r3, %r0, -1; mov.u32 %r1, %r3;",
+            vec![16 * 31 + 1600; 32],
+        ),
+        (
+            "match.any.sync.b32 %r1, 7, -1;",
+            "mov.u32 %r4, 7; match.any.sync.b32 %r1, %r4, -1;",
+            vec![u32::MAX; 32],
+        ),
+        ("mov.u32 %r1, 3; bar.warp.sync -1;", "mov.u32 %r1, 3; bar.warp.sync -1;", vec![3; 32]),
+    ];
+    for (low, high, want) in cases {
+        assert_eq!(meet(32, &halves(low, high)).unwrap(), want, "{low} {high}");
+    }
+    for (low, high) in [
+        ("shfl.sync.bfly.b32 %r1, %r2, 16, 31, -1;", "shfl.sync.idx.b32 %r1, %r2, 16, 31, -1;"),
+        ("redux.sync.add.u32 %r1, %r2, -1;", "redux.sync.max.u32 %r1, %r2, -1;"),
+        ("vote.sync.any.pred %p4, %p2, -1;", "bar.warp.sync -1;"),
+    ] {
+        let fault = meet(32, &halves(low, high)).unwrap_err();
+        assert!(fault.kind == FaultKind::Sync && fault.message.contains("different operations"), "{fault}");
+    }
+}
+
+#[test]
+fn a_barrier_is_with_a_reduction_or_without() {
+    let body = |second: &str| {
+        format!(
+            "setp.lt.u32 %p1, %r0, 32; mov.u32 %r1, 32; @%p1 bra FIRST; {second} bra END;
+FIRST: bar.red.popc.u32 %r1, 1, 64, %p1; END: st.global.u32 [%d1], %r1;"
+        )
+    };
+    assert_eq!(meet(64, &body("bar.red.popc.u32 %r1, 1, 64, %p1;")).unwrap(), [32; 64]);
+    let fault = meet(64, &body("bar.sync 1, 64;")).unwrap_err();
+    assert!(fault.kind == FaultKind::Sync && fault.message.contains("reduction"), "{fault}");
 }

@@ -8,7 +8,7 @@
 //!   one warp are ordered by `bar.warp.sync`. Global memory by block: two blocks are ordered only where one has seen
 //!   an atomic of the other. Volatile, relaxed and atomic accesses do not race with each other. Between launches, and
 //!   with copies and fills, by the vector clocks of the driver's queue ([`history`]).
-//! - `sync`: `bar.sync` by a part of a warp; shared memory used while a `cp.async` into it is under way.
+//! - `sync`: `bar.sync` by a part of a warp, the rest of which neither comes nor is on its way out; shared memory used while a `cp.async` into it is under way.
 //!
 //! Not found: races within a block through global memory; a missing fence before an atomic that publishes data; two
 //! lanes that store to one address in one instruction.
@@ -136,32 +136,12 @@ impl Observer for Sanitizer<'_> {
         Ok(())
     }
 
-    fn arrive(
-        &mut self,
-        warp: u32,
-        _pc: u32,
-        mask: u32,
-        live: u32,
-        aligned: bool,
-        barrier: u32,
-    ) -> Result<(), Finding> {
+    fn whole_warps(&self) -> bool {
+        self.checks.sync
+    }
+
+    fn arrive(&mut self, warp: u32, barrier: u32) {
         self.shared.arrive(warp, barrier);
-        if self.checks.sync && aligned && mask != live {
-            let missing = live & !mask;
-            return Err(Finding {
-                kind: FaultKind::Sync,
-                lane: mask.trailing_zeros(),
-                message: format!(
-                    "{} of the warp's {} threads are at the barrier, lane {} is elsewhere",
-                    mask.count_ones(),
-                    live.count_ones(),
-                    missing.trailing_zeros()
-                ),
-                addr: None,
-                other: None,
-            });
-        }
-        Ok(())
     }
 
     fn released(&mut self, barrier: u32) {

@@ -1,9 +1,10 @@
 //! Between the warps of a block: barriers, and those who wait for ever.
 
 use super::{
-    code::{Bar, BarMode, Extra, Inst, LANES, Row},
+    code::{ALWAYS, Bar, BarMode, Extra, Inst, LANES, Op, Row},
+    exchange::resume,
     frame::Frame,
-    machine::{Machine, Result, Wrong, found, wrong},
+    machine::{Machine, Result, Wrong, wrong},
     observe::Observer,
     warp::{Warp, lanes},
 };
@@ -16,6 +17,8 @@ pub struct Barrier {
     pub arrived: u32,
     /// How many are expected; 0 for all.
     pub expected: u32,
+    /// Used by `bar.red`, which does not mix with the rest.
+    pub red: bool,
     /// Predicates of `bar.red`: how many are true.
     pub trues: u32,
 }
@@ -39,10 +42,18 @@ impl<O: Observer> Machine<'_, O> {
         let Extra::Bar(bar) = self.code.extras[inst.imm as usize] else { return Ok(()) };
         let uses = &self.code.lists[inst.a as usize + usize::from(inst.results)..];
         let (ids, counts) = (frame.load::<u32>(uses[0]), frame.load::<u32>(uses[1]));
-        let first = mask.trailing_zeros() as usize;
-        if let Err(f) = self.observer.arrive(w.id, pc, mask, w.live, bar.aligned, ids[first]) {
-            return Err(found(f, pc));
+        // Lanes of the warp that are neither here nor on their way out.
+        let away = lanes(w.live & !mask).filter(|&lane| !self.leaves(w, lane)).fold(0, |m, i| m | 1 << i);
+        let mut waited = 0;
+        if bar.aligned && away != 0 && self.observer.whole_warps() {
+            match self.assemble(w, mask, mask | away, pc) {
+                Some(lanes) => waited = lanes,
+                None => return Ok(()),
+            }
         }
+        let mask = mask | waited;
+        let first = mask.trailing_zeros() as usize;
+        self.observer.arrive(w.id, ids[first]);
         for lane in lanes(mask) {
             if ids[lane] > 15 {
                 return wrong(
@@ -74,14 +85,24 @@ impl<O: Observer> Machine<'_, O> {
             );
             return wrong(FaultKind::Sync, pc, first, m);
         }
-        b.expected = expected;
-        // A barrier with a count works on whole warps: lanes that do not exist count as arrived.
-        let missing = if bar.counted && mask == w.live { (!w.exists).count_ones() } else { 0 };
+        let red = matches!(bar.mode, BarMode::RedPopc | BarMode::RedAnd | BarMode::RedOr);
+        if b.arrived > 0 && b.red != red {
+            let m = format!("barrier {id} is used at once with a reduction and without");
+            return wrong(FaultKind::Sync, pc, first, m);
+        }
+        (b.expected, b.red) = (expected, red);
+        // A barrier with a count works on whole warps: lanes that do not exist or exit count as arrived.
+        let missing = if bar.counted && away & !waited == 0 { (!mask).count_ones() } else { 0 };
         b.arrived += mask.count_ones() + missing;
-        if matches!(bar.mode, BarMode::RedPopc | BarMode::RedAnd | BarMode::RedOr) {
+        if red {
             b.trues += (frame.pred(uses[2]) & mask).count_ones();
         }
-        if bar.mode != BarMode::Arrive {
+        if bar.mode == BarMode::Arrive {
+            if waited != 0 {
+                resume(w, waited);
+            }
+        } else {
+            w.waiting &= !waited;
             w.park(mask, pc + 1);
             lanes(mask).for_each(|lane| w.barrier[lane] = id as u8);
             w.barred |= mask;
@@ -91,6 +112,24 @@ impl<O: Observer> Machine<'_, O> {
             self.complete |= 1 << id;
         }
         Ok(())
+    }
+
+    /// Whether the next thing that a lane does is to exit: a `return` before the barrier may be a branch to the end.
+    fn leaves(&self, w: &Warp, lane: usize) -> bool {
+        if (w.waiting | w.barred) >> lane & 1 != 0 {
+            return false;
+        }
+        let mut pc = if w.active >> lane & 1 != 0 { w.pc } else { w.lane_pc[lane] };
+        // As many branches in a row as compilers leave.
+        for _ in 0..8 {
+            let inst = &self.code.insts[pc as usize];
+            match inst.op {
+                Op::Exit if u32::from(inst.guard) == ALWAYS => return true,
+                Op::Bra if u32::from(inst.guard) == ALWAYS => pc = inst.a,
+                _ => return false,
+            }
+        }
+        false
     }
 
     /// Lets the lanes of a warp go on that wait at a barrier, with the results of a reduction.
@@ -128,7 +167,7 @@ impl<O: Observer> Machine<'_, O> {
             let lane = w.waiting.trailing_zeros() as usize;
             let absent = w.members[lane] & !w.waiting;
             let m = match absent {
-                0 => "lanes of one mask wait at different instructions".to_string(),
+                0 => "lanes of one mask wait at different operations".to_string(),
                 _ => format!("waits for lane {} of its warp, which never comes", absent.trailing_zeros()),
             };
             (lane, w.lane_pc[lane], m)

@@ -10,23 +10,67 @@ use super::{
 };
 use crate::fault::FaultKind;
 
-impl<O: Observer> Machine<'_, O> {
+/// Lanes that execute one operation together: instructions that are the same but for their registers, and the lanes at
+/// each.
+type Group<'a> = Vec<(&'a Inst, u32)>;
+
+/// Lets lanes go on that waited at an instruction which has now been executed.
+pub(super) fn resume(w: &mut Warp, waited: u32) {
+    w.waiting &= !waited;
+    lanes(waited).for_each(|lane| w.lane_pc[lane] += 1);
+    w.wake(waited);
+    if !w.fair {
+        // They are at the next instruction, as are the lanes that run.
+        w.next = w.lowest_ready();
+    }
+}
+
+/// Lets lanes wait at an instruction for `members`.
+fn wait(w: &mut Warp, mask: u32, members: u32, pc: u32) {
+    w.park(mask, pc);
+    lanes(mask).for_each(|lane| w.members[lane] = members);
+    w.waiting |= mask;
+    w.active &= !mask;
+}
+
+impl<'a, O: Observer> Machine<'a, O> {
+    /// Lanes arrive at an instruction that `members` execute together, however each of them came to it: code of a branch
+    /// may lie behind it. Once all are here, those that waited; [`resume`] them when it is done.
+    pub(super) fn assemble(&self, w: &mut Warp, mask: u32, members: u32, pc: u32) -> Option<u32> {
+        let waited = lanes(w.waiting).fold(0, |m, i| m | u32::from(w.lane_pc[i] == pc) << i);
+        if mask | waited == members {
+            return Some(waited);
+        }
+        wait(w, mask, members, pc);
+        None
+    }
+
+    /// Whether lanes at these instructions may meet: "the same qualifiers" (PTX ISA), whatever the registers.
+    fn alike(&self, a: &Inst, b: &Inst) -> bool {
+        let redux = |inst: &Inst| match self.code.extras.get(inst.imm as usize) {
+            Some(Extra::Redux(op, ty)) if inst.op == Op::Redux => Some((*op, *ty)),
+            _ => None,
+        };
+        a.op == b.op && a.mods == b.mods && redux(a) == redux(b)
+    }
+
     /// Lanes arrive at an operation for `members`; those that wait stop running. The groups that are complete come back.
     fn gather(
         &mut self,
         w: &mut Warp,
-        inst: &Inst,
+        inst: &'a Inst,
         members: &[u32; LANES],
         mask: u32,
         pc: u32,
-    ) -> Result<Vec<u32>> {
+    ) -> Result<Vec<Group<'a>>> {
+        let code = self.code;
         let mut groups = Vec::new();
         let mut todo = mask;
         while todo != 0 {
             let lane = todo.trailing_zeros() as usize;
             let named = members[lane];
             let want = named & w.exists;
-            let mut group = lanes(todo).fold(0, |m, i| m | u32::from(members[i] == named) << i);
+            let group = lanes(todo).fold(0, |m, i| m | u32::from(members[i] == named) << i);
             todo &= !group;
             if group & !want != 0 {
                 let lane = (group & !want).trailing_zeros() as usize;
@@ -39,32 +83,22 @@ impl<O: Observer> Machine<'_, O> {
                     format!("the mask {named:#010x} names lane {}, which has exited", gone.trailing_zeros());
                 return wrong(FaultKind::Sync, pc, lane, m);
             }
-            // A warp barrier meets any other with the same mask; the rest must be the same instruction.
-            let meets = |i: usize| {
-                w.members[i] == want
-                    && (w.lane_pc[i] == pc
-                        || inst.op == Op::WarpBar && self.code.insts[w.lane_pc[i] as usize].op == Op::WarpBar)
-            };
-            group |= lanes(w.waiting).fold(0, |m, i| m | u32::from(meets(i)) << i);
-            if group == want {
-                groups.push(group);
-                let waited = group & w.waiting;
-                w.waiting &= !waited;
-                for lane in lanes(waited) {
-                    w.lane_pc[lane] += 1;
-                }
-                w.wake(waited);
-                if !w.fair {
-                    // They are at the next instruction, as are the lanes that run.
-                    w.next = w.lowest_ready();
-                }
-            } else {
-                let arrived = group & mask;
-                w.park(arrived, pc);
-                lanes(arrived).for_each(|lane| w.members[lane] = want);
-                w.waiting |= arrived;
-                w.active &= !arrived;
+            let at = |i: usize| &code.insts[w.lane_pc[i] as usize];
+            let meets = |i: usize| w.members[i] == want && self.alike(inst, at(i));
+            let waited = lanes(w.waiting).fold(0, |m, i| m | u32::from(meets(i)) << i);
+            if group | waited != want {
+                wait(w, group, want, pc);
+                continue;
             }
+            let mut parts = vec![(inst, group)];
+            for lane in lanes(waited) {
+                match parts.iter_mut().find(|(inst, _)| std::ptr::eq(*inst, at(lane))) {
+                    Some((_, mask)) => *mask |= 1 << lane,
+                    None => parts.push((at(lane), 1 << lane)),
+                }
+            }
+            groups.push(parts);
+            resume(w, waited);
         }
         Ok(groups)
     }
@@ -72,7 +106,7 @@ impl<O: Observer> Machine<'_, O> {
     pub(super) fn exchange(
         &mut self,
         w: &mut Warp,
-        inst: &Inst,
+        inst: &'a Inst,
         frame: &Frame,
         mask: u32,
         pc: u32,
@@ -86,28 +120,41 @@ impl<O: Observer> Machine<'_, O> {
         };
         let members = frame.load::<u32>(members_row);
         if mask == FULL && members == [FULL; LANES] {
-            self.exchange_group(inst, frame, FULL);
+            self.exchange_group(&[(inst, FULL)], frame);
             return Ok(());
         }
         for group in self.gather(w, inst, &members, mask, pc)? {
-            self.exchange_group(inst, frame, group);
+            self.exchange_group(&group, frame);
         }
         Ok(())
     }
 
     /// What the lanes of a group exchange.
-    fn exchange_group(&self, inst: &Inst, frame: &Frame, group: u32) {
+    fn exchange_group(&self, parts: &[(&Inst, u32)], frame: &Frame) {
+        let (inst, _) = parts[0];
         if inst.op == Op::WarpBar {
             return;
         }
-        let start = inst.a as usize;
+        let group = parts.iter().fold(0, |m, (_, mask)| m | mask);
         let results = usize::from(inst.results);
-        let list = &self.code.lists[start..start + results + inst.b as usize];
-        let (d, uses) = list.split_at(results);
+        let row = |inst: &Inst, i: usize| self.code.lists[inst.a as usize + i];
+        let load = |i: usize| {
+            let mut out = frame.load::<u32>(row(inst, results + i));
+            for &(other, mask) in &parts[1..] {
+                let theirs = frame.load::<u32>(row(other, results + i));
+                lanes(mask).for_each(|lane| out[lane] = theirs[lane]);
+            }
+            out
+        };
+        let store = |i: usize, values: [u32; LANES]| {
+            parts.iter().for_each(|&(inst, mask)| frame.store::<u32>(row(inst, i), mask, values));
+        };
+        let set_pred = |i: usize, value: u32| {
+            parts.iter().for_each(|&(inst, mask)| frame.set_pred(row(inst, i), mask, value));
+        };
         match inst.op {
             Op::Shfl => {
-                let (a, b, c) =
-                    (frame.load::<u32>(uses[0]), frame.load::<u32>(uses[1]), frame.load::<u32>(uses[2]));
+                let (a, b, c) = (load(0), load(1), load(2));
                 let (mut out, mut valid) = ([0; LANES], 0);
                 for lane in 0..LANES {
                     let (from, ok) = shuffle(inst.mods, lane as u32, b[lane], c[lane]);
@@ -115,51 +162,53 @@ impl<O: Observer> Machine<'_, O> {
                     out[lane] = a[from as usize];
                     valid |= u32::from(ok) << lane;
                 }
-                frame.store::<u32>(d[0], group, out);
-                frame.set_pred(d[1], group, valid);
+                store(0, out);
+                set_pred(1, valid);
             }
             Op::Vote => {
-                let p = frame.pred(uses[0]) & group;
-                if inst.mods == VoteMode::Ballot as u16 {
-                    frame.store::<u32>(d[0], group, [p; LANES]);
-                    return;
-                }
+                let yes = |&(inst, mask): &(&Inst, u32)| frame.pred(row(inst, results)) & mask;
+                let p = parts.iter().fold(0, |m, part| m | yes(part));
                 let yes = match inst.mods {
+                    m if m == VoteMode::Ballot as u16 => return store(0, [p; LANES]),
                     m if m == VoteMode::All as u16 => p == group,
                     m if m == VoteMode::Any as u16 => p != 0,
                     _ => p == 0 || p == group,
                 };
-                frame.set_pred(d[0], group, u32::from(yes).wrapping_neg());
+                set_pred(0, u32::from(yes).wrapping_neg());
             }
             Op::MatchAny | Op::MatchAll => {
-                let a = match inst.mods {
-                    1 => frame.load::<u64>(uses[0]),
-                    _ => frame.load::<u32>(uses[0]).map(u64::from),
-                };
+                let mut a = [0u64; LANES];
+                for &(inst, mask) in parts {
+                    let theirs = match inst.mods {
+                        1 => frame.load::<u64>(row(inst, results)),
+                        _ => frame.load::<u32>(row(inst, results)).map(u64::from),
+                    };
+                    lanes(mask).for_each(|lane| a[lane] = theirs[lane]);
+                }
                 if inst.op == Op::MatchAny {
                     let mut out = [0; LANES];
                     for lane in lanes(group) {
                         out[lane] = lanes(group).fold(0, |m, i| m | u32::from(a[i] == a[lane]) << i);
                     }
-                    frame.store::<u32>(d[0], group, out);
+                    store(0, out);
                 } else {
                     let first = a[group.trailing_zeros() as usize % LANES];
                     let same = lanes(group).all(|i| a[i] == first);
-                    frame.store::<u32>(d[0], group, [if same { group } else { 0 }; LANES]);
-                    frame.set_pred(d[1], group, u32::from(same).wrapping_neg());
+                    store(0, [if same { group } else { 0 }; LANES]);
+                    set_pred(1, u32::from(same).wrapping_neg());
                 }
             }
             Op::Redux => {
                 let Extra::Redux(op, ty) = self.code.extras[inst.imm as usize] else { return };
-                let a = frame.load::<u32>(uses[0]);
+                let a = load(0);
                 let values = lanes(group).map(|i| u64::from(a[i]));
                 let out = values.reduce(|x, y| atomic::combine(op, ty, x, y)).unwrap_or(0);
-                frame.store::<u32>(d[0], group, [out as u32; LANES]);
+                store(0, [out as u32; LANES]);
             }
             _ => {
                 let leader = group.trailing_zeros();
-                frame.store::<u32>(d[0], group, [leader; LANES]);
-                frame.set_pred(d[1], group, 1u32.checked_shl(leader).unwrap_or(0));
+                store(0, [leader; LANES]);
+                set_pred(1, 1u32.checked_shl(leader).unwrap_or(0));
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use super::{
     code::{Extra, FULL, Inst, LANES, Op, Window},
+    exchange::resume,
     frame::Frame,
     machine::{Machine, Result, wrong},
     mma::Fragments,
@@ -12,20 +13,29 @@ use super::{
 use crate::fault::FaultKind;
 
 impl<O: Observer> Machine<'_, O> {
-    /// All lanes that exist must run an instruction that moves matrices.
-    fn converged(&self, w: &Warp, mask: u32, pc: u32, what: &str) -> Result<()> {
-        match mask == FULL {
-            true => Ok(()),
-            false => {
-                let m = format!("{what} is executed by lanes {mask:#010x} of its warp, not by all 32");
-                wrong(FaultKind::Sync, pc, (w.active & mask).trailing_zeros() as usize, m)
+    /// Lanes arrive at an instruction that all 32 must execute. Once they are here, those that waited.
+    fn converged(&self, w: &mut Warp, mask: u32, pc: u32, what: &str) -> Result<Option<u32>> {
+        match (mask, w.live) {
+            (FULL, _) => Ok(Some(0)),
+            (_, FULL) => Ok(self.assemble(w, mask, FULL, pc)),
+            (_, live) => {
+                let m = format!("{what} is executed by a warp of lanes {live:#010x}, not by all 32");
+                wrong(FaultKind::Sync, pc, mask.trailing_zeros() as usize, m)
             }
         }
     }
 
-    pub(super) fn matrix(&mut self, w: &Warp, inst: &Inst, frame: &Frame, mask: u32, pc: u32) -> Result<()> {
+    pub(super) fn matrix(
+        &mut self,
+        w: &mut Warp,
+        inst: &Inst,
+        frame: &Frame,
+        mask: u32,
+        pc: u32,
+    ) -> Result<()> {
         let load = inst.op == Op::Ldmatrix;
-        self.converged(w, mask, pc, if load { "ldmatrix" } else { "stmatrix" })?;
+        let what = if load { "ldmatrix" } else { "stmatrix" };
+        let Some(waited) = self.converged(w, mask, pc, what)? else { return Ok(()) };
         let count = usize::from(inst.mods & 7);
         let trans = inst.mods >> 3 & 1 != 0;
         let window = Window::from_bits(inst.mods >> 4);
@@ -62,11 +72,14 @@ impl<O: Observer> Machine<'_, O> {
                 frame.store::<u32>(reg, FULL, row);
             }
         }
+        if waited != 0 {
+            resume(w, waited);
+        }
         Ok(())
     }
 
-    pub(super) fn mma(&mut self, w: &Warp, inst: &Inst, frame: &Frame, mask: u32, pc: u32) -> Result<()> {
-        self.converged(w, mask, pc, "mma")?;
+    pub(super) fn mma(&mut self, w: &mut Warp, inst: &Inst, frame: &Frame, mask: u32, pc: u32) -> Result<()> {
+        let Some(waited) = self.converged(w, mask, pc, "mma")? else { return Ok(()) };
         let Extra::Mma(shape) = self.code.extras[inst.imm as usize] else { return Ok(()) };
         let results = usize::from(inst.results);
         let start = inst.a as usize;
@@ -87,6 +100,9 @@ impl<O: Observer> Machine<'_, O> {
         let out = unsafe { (self.level.mma)(&shape, &f) };
         for (&d, row) in d.iter().zip(out) {
             frame.store::<u32>(d, FULL, row);
+        }
+        if waited != 0 {
+            resume(w, waited);
         }
         Ok(())
     }

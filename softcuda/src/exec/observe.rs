@@ -68,19 +68,11 @@ pub trait Observer {
     /// # Errors
     /// What is wrong with it.
     fn access(&mut self, event: &Event<'_>) -> Result<(), Finding>;
-    /// Lanes of a warp arrived at a barrier of the block, one of 16; `live` are all that have not exited.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    fn arrive(
-        &mut self,
-        warp: u32,
-        pc: u32,
-        mask: u32,
-        live: u32,
-        aligned: bool,
-        barrier: u32,
-    ) -> Result<(), Finding>;
+    /// Whether an aligned barrier waits for all lanes of a warp that have not exited, as its definition asks for; else
+    /// each lane counts for itself.
+    fn whole_warps(&self) -> bool;
+    /// Lanes of a warp arrived at a barrier of the block, one of 16.
+    fn arrive(&mut self, warp: u32, barrier: u32);
     /// A barrier of the block is complete.
     fn released(&mut self, barrier: u32);
     /// Copies of `cp.async` are complete: their shared addresses and bytes, by lane.
@@ -102,9 +94,11 @@ impl Observer for Nothing {
         Ok(())
     }
     #[inline(always)]
-    fn arrive(&mut self, _: u32, _: u32, _: u32, _: u32, _: bool, _: u32) -> Result<(), Finding> {
-        Ok(())
+    fn whole_warps(&self) -> bool {
+        false
     }
+    #[inline(always)]
+    fn arrive(&mut self, _: u32, _: u32) {}
     #[inline(always)]
     fn released(&mut self, _: u32) {}
     #[inline(always)]
@@ -144,17 +138,14 @@ impl Observer for Watch<'_> {
         self.check.as_mut().map_or(Ok(()), |check| check.access(event))
     }
 
-    fn arrive(
-        &mut self,
-        warp: u32,
-        pc: u32,
-        mask: u32,
-        live: u32,
-        aligned: bool,
-        barrier: u32,
-    ) -> Result<(), Finding> {
-        let check = self.check.as_mut();
-        check.map_or(Ok(()), |check| check.arrive(warp, pc, mask, live, aligned, barrier))
+    fn whole_warps(&self) -> bool {
+        self.check.as_ref().is_some_and(Observer::whole_warps)
+    }
+
+    fn arrive(&mut self, warp: u32, barrier: u32) {
+        if let Some(check) = &mut self.check {
+            check.arrive(warp, barrier);
+        }
     }
 
     fn released(&mut self, barrier: u32) {

@@ -67,7 +67,13 @@ impl<'a> Lower<'a, '_> {
     }
 
     /// The comparison of a `setp` or `set`: operation and `mods`.
-    fn compare(&mut self, mods: &mut Mods<'a>, name: Cmp, ftz: bool, ty: Type) -> Result<(Op, u16)> {
+    fn compare(
+        &mut self,
+        mods: &mut Mods<'a>,
+        (cmp, unsigned): (Cmp, bool),
+        ftz: bool,
+        ty: Type,
+    ) -> Result<(Op, u16)> {
         let op = match ty {
             Type::U16 | Type::B16 => Op::SetpU16,
             Type::S16 => Op::SetpS16,
@@ -83,14 +89,20 @@ impl<'a> Lower<'a, '_> {
             Type::F64 => Op::SetpF64,
             _ => return mods.wrong(),
         };
-        let ordered = matches!(name, Cmp::Eq | Cmp::Ne | Cmp::Lt | Cmp::Le | Cmp::Gt | Cmp::Ge);
-        if !ty.is_float() && !ordered || ftz && !matches!(ty, Type::F32 | Type::F16) {
+        let applies = match cmp {
+            _ if unsigned => matches!(ty, Type::U16 | Type::U32 | Type::U64),
+            Cmp::Eq | Cmp::Ne => true,
+            Cmp::Lt | Cmp::Le | Cmp::Gt | Cmp::Ge => !matches!(ty, Type::B16 | Type::B32 | Type::B64),
+            _ => ty.is_float(),
+        };
+        if !applies || ftz && !matches!(ty, Type::F32 | Type::F16) {
             return mods.wrong();
         }
-        Ok((op, name as u16))
+        Ok((op, cmp as u16))
     }
 
-    fn cmp(&mut self, mods: &mut Mods<'a>) -> Result<Cmp> {
+    /// The comparison, and whether its name is one of those for unsigned integers alone.
+    fn cmp(&mut self, mods: &mut Mods<'a>) -> Result<(Cmp, bool)> {
         let known = [
             ("eq", Cmp::Eq),
             ("ne", Cmp::Ne),
@@ -98,10 +110,6 @@ impl<'a> Lower<'a, '_> {
             ("le", Cmp::Le),
             ("gt", Cmp::Gt),
             ("ge", Cmp::Ge),
-            ("lo", Cmp::Lt),
-            ("ls", Cmp::Le),
-            ("hi", Cmp::Gt),
-            ("hs", Cmp::Ge),
             ("equ", Cmp::Equ),
             ("neu", Cmp::Neu),
             ("ltu", Cmp::Ltu),
@@ -111,9 +119,11 @@ impl<'a> Lower<'a, '_> {
             ("num", Cmp::Num),
             ("nan", Cmp::Nan),
         ];
-        match mods.take_of(&known) {
-            Some(cmp) => Ok(cmp),
-            None => mods.wrong(),
+        let unsigned = [("lo", Cmp::Lt), ("ls", Cmp::Le), ("hi", Cmp::Gt), ("hs", Cmp::Ge)];
+        match (mods.take_of(&known), mods.take_of(&unsigned)) {
+            (Some(cmp), None) => Ok((cmp, false)),
+            (None, Some(cmp)) => Ok((cmp, true)),
+            _ => mods.wrong(),
         }
     }
 
