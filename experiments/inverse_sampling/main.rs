@@ -90,7 +90,7 @@ fn main() -> anyhow::Result<()> {
     let ours: Slot<Sample, Cpu> = Arc::new(Inverse);
     let c = Certificate::of(&dev, &ours)?;
     println!(
-        "{} draws, {} tests: smallest p {:.1e} (bound {:.1e}), their uniformity {:.2}",
+        "{} draws, {} tests: smallest p {:.1e} (bound {:.1e}), p of their uniformity {:.1e}",
         c.draws, c.tests, c.smallest_p, c.bonferroni, c.uniform_p
     );
     anyhow::ensure!(

@@ -241,7 +241,7 @@ impl fmt::Display for Report {
                 if c.fault.is_none() { "the distribution is right" } else { "the distribution is wrong" };
             write!(f, "\n    {fine}: {} draws of {} settings, {} tests, ", c.draws, c.settings, c.tests)?;
             let (p, bound, uniform) = (c.smallest_p, c.bonferroni, c.uniform_p);
-            write!(f, "smallest p {p:.1e} (bound {bound:.1e}), p of their uniformity {uniform:.2}")?;
+            write!(f, "smallest p {p:.1e} (bound {bound:.1e}), p of their uniformity {uniform:.1e}")?;
         }
         if let Some(reason) = &self.reason {
             write!(f, "\n    does not support {reason}")?;
