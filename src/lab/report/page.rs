@@ -15,7 +15,7 @@ body{background:var(--bg);color:var(--fg);font:15px/1.5 system-ui,sans-serif;mar
 h1{font-size:1.5rem;margin-bottom:.3rem}h2{font-size:1.2rem;margin:2.2rem 0 .4rem;border-top:1px solid var(--grid);padding-top:1rem}\
 p,li span{color:var(--dim)}p{margin:.3rem 0}table{border-collapse:collapse;font-size:13px}\
 td,th{padding:.2rem .7rem .2rem 0;text-align:right;vertical-align:top;font-variant-numeric:tabular-nums}\
-th{color:var(--dim);font-weight:500;vertical-align:bottom}tr+tr td{border-top:1px solid var(--grid)}\
+th{color:var(--dim);font-weight:500;vertical-align:bottom}tr+tr td{border-top:1px solid var(--grid)}td{white-space:nowrap}\
 td:first-child,th:first-child,.about td{text-align:left}.scroll{overflow-x:auto}\
 code{font:12px ui-monospace,monospace;overflow-wrap:anywhere}li{margin:.5rem 0}.good{color:#0f9d72}.bad{color:#d6222f}b{font-weight:600}\
 .pictures{display:flex;flex-wrap:wrap;gap:.5rem}svg{max-width:100%;height:auto}nav a{margin-right:.8rem}a{color:#3d84c0}\
