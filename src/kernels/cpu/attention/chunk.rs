@@ -7,7 +7,11 @@ use half::bf16;
 #[cfg(target_arch = "x86_64")]
 use super::pairs;
 use super::{
-    super::{super::AttentionArgs, RowsMut, simd::Float},
+    super::{
+        super::AttentionArgs,
+        RowsMut,
+        simd::{self, Float},
+    },
     BLOCK, CHUNK, Dims, IN_PLACE, PACK,
     tile::{self, Rows},
 };
@@ -258,7 +262,12 @@ impl<'a, T: Float> Call<'a, T> {
                 for (i, row) in rows.iter_mut().enumerate() {
                     // Beyond what the tile sees, the nearest that it does.
                     let at = (first + i).clamp(keys.start, keys.end - 1) % block_size;
-                    *row = cache[block + at * stride + (tile.kv_head + g) * dim..][..dim].as_ptr();
+                    let at = block + at * stride + (tile.kv_head + g) * dim;
+                    *row = cache[at..][..dim].as_ptr();
+                    // The values are next: asked for now, they come while scores are computed.
+                    if tile.count == 1 {
+                        tile::prefetch::<{ simd::L2 }, _>(&self.v[at..][..dim]);
+                    }
                 }
                 let scores = pairs::Scores {
                     q: &q[g * of_group * padded..],
@@ -352,7 +361,7 @@ impl<'a, T: Float> Call<'a, T> {
             let piece = run.count * run.stride;
             for g in 0..tile.kv_heads {
                 let share = piece + g * piece / tile.kv_heads..piece + (g + 1) * piece / tile.kv_heads;
-                tile::prefetch(run.data.get(share).unwrap_or_default());
+                tile::prefetch::<{ simd::L1 }, _>(run.data.get(share).unwrap_or_default());
                 f(g, key, Rows { data: &run.data[g * dim..], ..run });
             }
         });

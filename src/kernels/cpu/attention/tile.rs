@@ -32,8 +32,8 @@ impl<T> Rows<'_, T> {
 }
 
 /// Asks for all of `data`.
-pub fn prefetch<T>(data: &[T]) {
-    data.iter().step_by(64 / size_of::<T>()).for_each(|at| simd::prefetch::<{ simd::L1 }, T>(at));
+pub fn prefetch<const CACHE: i32, T>(data: &[T]) {
+    data.iter().step_by(64 / size_of::<T>()).for_each(|at| simd::prefetch::<CACHE, T>(at));
 }
 
 /// Rows of the cache as packed f32, `to_stride` apart.

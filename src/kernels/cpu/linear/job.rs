@@ -11,7 +11,7 @@ use std::{
 use super::{
     super::simd::{Float, L2, prefetch},
     lanes::{BLOCK, Dot, Work},
-    tile::{self, MAX_ROWS, Rows, STRIP_BYTES, Strip},
+    tile::{self, LINE, MAX_ROWS, Rows, STRIP_BYTES, Strip},
 };
 use crate::{
     device::{Cpu, CpuBuffer, Pool, View},
@@ -20,9 +20,6 @@ use crate::{
 
 /// Rows of x that are packed at a time: of 576 columns, a bit more than half of an L2 cache of 1 MiB.
 pub(super) const CHUNK: usize = 512;
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// The whole call at level `L`.
 ///
@@ -226,16 +223,26 @@ impl<L: Dot<T>, T: Float, O: Float> Work for Strips<'_, L, T, O> {
                     // At the edge the last row, again.
                     *w = w.wrapping_add((n0 + r).min(job.n - 1) * job.k + k0);
                 }
-                // The next strip: a row is too short for the memory system to foresee it.
-                let ahead = width * job.k;
-                let weights = if job.in_place() {
-                    Strip::InPlace(&w, ahead)
-                } else {
+                // The next strip: a row is too short for the memory system to foresee it. Asked for at once while
+                // this one is packed, its lines would keep the core waiting; so enough panels ask for some each.
+                let next = job.weight.wrapping_add((n0 + width) * job.k + k0 * width).cast::<u8>();
+                let (bytes, by_panel) = (width * len * size_of::<T>(), tile::operands::<L, T>(len) * LINE);
+                let by_panels = job.panels * by_panel >= bytes;
+                let ahead = if by_panels && !job.in_place() { 0 } else { width * job.k };
+                if !job.in_place() {
                     // SAFETY: rows that exist; a block fits.
                     unsafe { tile::pack_strip::<L, T>(&w, len, ahead, packed) };
-                    Strip::Packed(packed)
-                };
-                for rows in (0..job.panels).map(|panel| job.panel_rows(panel)) {
+                }
+                for panel in 0..job.panels {
+                    let asked = panel * by_panel;
+                    let weights = match job.in_place() {
+                        true => Strip::InPlace(&w, ahead),
+                        false if by_panels && asked < bytes => {
+                            Strip::Packed(packed, next.wrapping_add(asked), LINE)
+                        }
+                        false => Strip::Packed(packed, packed, 0),
+                    };
+                    let rows = job.panel_rows(panel);
                     let x = job.panel(k0, len, rows.start);
                     let sums = &mut sums[rows.start * width..rows.end * width];
                     // SAFETY: weights that exist or were packed, by a panel that was packed.

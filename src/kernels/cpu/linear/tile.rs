@@ -49,13 +49,16 @@ pub(in super::super) const fn padded<L: Dot<T>, T>(k: usize) -> usize {
     k.next_multiple_of(L::STEP)
 }
 
+/// Bytes of a cache line.
+pub(in super::super) const LINE: usize = 64;
+
 /// Operands along `len` elements of k.
-const fn operands<L: Dot<T>, T>(len: usize) -> usize {
+pub(in super::super) const fn operands<L: Dot<T>, T>(len: usize) -> usize {
     padded::<L, T>(len) * size_of::<L::Packed>() / BLOCK
 }
 
 /// Gives `take(operand along k, vector, weights)` everything of a strip over `len` elements of k. Meanwhile asks
-/// for what lies `ahead` elements further.
+/// for what lies `ahead` elements further; 0 asks for nothing.
 ///
 /// # Safety
 /// The CPU has level `L`; each row covers `len` elements.
@@ -143,17 +146,26 @@ pub(in super::super) unsafe fn pack_x<L: Dot<T>, T: Element>(
     }
 }
 
-/// Adds to `sums`, `[C][rows]`, the products of a packed strip with a packed panel over `len` elements of k.
+/// Adds to `sums`, `[C][rows]`, the products of a packed strip with a packed panel over `len` elements of k. With
+/// each operand it asks for a line of memory, from `next` on and `step` bytes apart.
 ///
 /// # Safety
 /// The CPU has level `L`; `w` is what [`pack_strip`] wrote, `x` what [`pack_x`] wrote for `C` rows.
 #[inline(always)]
-unsafe fn packed<L: Dot<T>, T, const C: usize>(w: *const u8, x: *const u8, len: usize, sums: &mut [f32]) {
+unsafe fn packed<L: Dot<T>, T, const C: usize>(
+    w: *const u8,
+    next: *const u8,
+    step: usize,
+    x: *const u8,
+    len: usize,
+    sums: &mut [f32],
+) {
     // SAFETY: the operands along k are `operands(len)`, each `VECTORS` or `C` wide.
     unsafe {
         let mut acc = [[L::V::zero(); VECTORS]; C];
         for i in 0..operands::<L, T>(len) {
             let x = repeat::<L, C>(x, i);
+            prefetch::<L2, u8>(next.wrapping_add(i * step));
             for v in 0..VECTORS {
                 let w = L::V::load(w.add((i * VECTORS + v) * size_of::<L::V>()));
                 for (acc, x) in acc.iter_mut().zip(x) {
@@ -230,8 +242,9 @@ unsafe fn add_lanes<L: Level, const C: usize>(acc: [[L::V; VECTORS]; C], sums: &
 /// Where a strip's weights are.
 #[derive(Clone, Copy)]
 pub(in super::super) enum Strip<'a, T> {
-    /// Packed by [`pack_strip`].
-    Packed(*const u8),
+    /// Packed by [`pack_strip`]. Meanwhile lines are asked for, one with each operand: the first address, and bytes
+    /// from one to the next.
+    Packed(*const u8, *const u8, usize),
     /// Where they lie, with `ahead` of [`each_operand`].
     InPlace(&'a Rows<T>, usize),
 }
@@ -275,7 +288,7 @@ unsafe fn add<L: Dot<T>, T: Element, const C: usize>(
     // SAFETY: the caller's promise.
     unsafe {
         match strip {
-            Strip::Packed(w) => packed::<L, T, C>(w, x, len, sums),
+            Strip::Packed(w, next, step) => packed::<L, T, C>(w, next, step, x, len, sums),
             Strip::InPlace(w, ahead) => in_place::<L, T, C>(w, ahead, x, len, sums),
         }
     }
