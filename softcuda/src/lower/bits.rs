@@ -151,13 +151,14 @@ impl<'a> Lower<'a, '_> {
                 self.simple(inst, op, 0, ty, &[ty])?;
             }
             "fns" => {
-                mods.ty()?;
+                if mods.ty()? != Type::B32 {
+                    return mods.wrong();
+                }
                 self.simple(inst, Op::Fns, 0, Type::B32, &[Type::B32; 3])?;
             }
             "bmsk" => {
                 let op = mods.take_of(&[("clamp", Op::BmskClamp), ("wrap", Op::BmskWrap)]);
-                let Some(op) = op else { return mods.wrong() };
-                mods.ty()?;
+                let (Some(op), Type::B32) = (op, mods.ty()?) else { return mods.wrong() };
                 self.simple(inst, op, 0, Type::B32, &[Type::B32; 2])?;
             }
             _ => return Ok(false),

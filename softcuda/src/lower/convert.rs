@@ -101,6 +101,13 @@ impl<'a> Lower<'a, '_> {
         let satfinite = mods.take("satfinite");
         let (dst, src) = (mods.ty()?, mods.ty()?);
         let (round, integral) = rounding.unwrap_or_default();
+        let narrow = matches!(dst, Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2 | Type::Tf32);
+        let forbidden = (relu || satfinite) && !(narrow && src == Type::F32)
+            || ftz && src != Type::F32 && dst != Type::F32
+            || rounding.is_some() && !src.is_float() && !dst.is_float();
+        if forbidden {
+            return mods.wrong();
+        }
         let mut cvt = Cvt { src, dst, round, integral, ftz, sat, satfinite, relu, reg: 32 };
         if matches!(dst, Type::F16x2 | Type::Bf16x2) {
             if src != Type::F32 {

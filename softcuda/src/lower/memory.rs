@@ -55,6 +55,12 @@ fn cache(mods: &mut Mods<'_>) -> bool {
     mods.take("L2::cache_hint")
 }
 
+/// Whether `ld` and `st` take the type: those of halves and pairs move as bits.
+fn moves(ty: Type) -> bool {
+    use Type::*;
+    !matches!(ty, Pred | B128 | F16 | F16x2 | Bf16 | Bf16x2 | Tf32 | U16x2 | S16x2)
+}
+
 impl<'a> Lower<'a, '_> {
     /// Lowers it if it is one of these; false otherwise.
     pub(super) fn memory(&mut self, inst: &Inst<'a>, mods: &mut Mods<'a>) -> Result<bool> {
@@ -150,12 +156,15 @@ impl<'a> Lower<'a, '_> {
     }
 
     fn load(&mut self, inst: &Inst<'a>, mods: &mut Mods<'a>) -> Result<()> {
+        if ["release", "acq_rel", "wb", "wt"].iter().any(|of_stores| mods.has(of_stores)) {
+            return mods.wrong();
+        }
         let strong = strong(mods);
         let mut window = window(mods);
         let policy = cache(mods);
         let count = self.vector(mods);
         let ty = mods.ty()?;
-        if ty.bytes() > 8 || ty == Type::Pred || u32::from(count) * ty.bytes() > 16 {
+        if !moves(ty) || u32::from(count) * ty.bytes() > 16 {
             return mods.wrong();
         }
         self.count(inst, 2 + usize::from(policy))?;
@@ -196,12 +205,15 @@ impl<'a> Lower<'a, '_> {
         if mods.has("async") || mods.has("bulk") {
             return self.unsupported(format!("{}: mbarrier and TMA are not supported", inst.op));
         }
+        if ["const", "acquire", "acq_rel", "nc", "ca", "lu", "cv"].iter().any(|of_loads| mods.has(of_loads)) {
+            return mods.wrong();
+        }
         let strong = strong(mods);
         let mut window = window(mods);
         let policy = cache(mods);
         let count = self.vector(mods);
         let ty = mods.ty()?;
-        if ty.bytes() > 8 || ty == Type::Pred || u32::from(count) * ty.bytes() > 16 {
+        if !moves(ty) || u32::from(count) * ty.bytes() > 16 {
             return mods.wrong();
         }
         self.count(inst, 2 + usize::from(policy))?;
@@ -253,6 +265,9 @@ impl<'a> Lower<'a, '_> {
 
     fn atomic(&mut self, inst: &Inst<'a>, mods: &mut Mods<'a>) -> Result<()> {
         let returns = mods.base == "atom";
+        if mods.has("const") {
+            return mods.wrong();
+        }
         strong(mods);
         let window = window(mods);
         let op = self.atom_op(mods)?;

@@ -275,9 +275,22 @@ fn unknown_forms_are_errors_with_their_line() {
         "add.s32 %r0, %r1;",
         "mov.u32 %r0, nowhere;",
         "bra nowhere;",
+        // What the ISA forbids, as ptxas does.
+        "setp.lt.b32 %p0, %r1, %r2;",
+        "setp.hi.s32 %p0, %r1, %r2;",
+        "set.gt.u32.b32 %r0, %r1, %r2;",
+        "bmsk.clamp.u32 %r0, %r1, %r2;",
+        "cvt.rn.u32.s32 %r0, %r1;",
+        "cvt.relu.f32.f32 %r0, %r1;",
+        "cvt.ftz.f64.s32 %d0, %r1;",
+        "ld.global.f16x2 %r0, [%d1];",
+        "ld.release.gpu.global.b32 %r0, [%d1];",
+        "st.const.b32 [%d1], %r0;",
+        "st.acquire.gpu.global.b32 [%d1], %r0;",
+        "red.const.add.u32 [%d1], %r0;",
     ] {
         let ptx = format!(
-            ".version 9.0\n.target sm_80\n.address_size 64\n.visible .entry k() {{\n.reg .b32 %r<5>; .reg .b64 %d<5>;\n{op}\nret;\n}}\n"
+            ".version 9.0\n.target sm_80\n.address_size 64\n.visible .entry k() {{\n.reg .pred %p<2>; .reg .b32 %r<5>; .reg .b64 %d<5>;\n{op}\nret;\n}}\n"
         );
         let mut memory = softcuda::memory::Memory::new(&[1 << 20], false);
         let error = softcuda::module::Module::load(&mut memory, 0, &ptx, 90).unwrap_err();
