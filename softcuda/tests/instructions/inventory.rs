@@ -78,15 +78,12 @@ const PROGRAMS: &[(&str, &[Constant])] = &[
     ),
     ("embedding.cu", &[("DTYPE", &[0, 1, 2]), ("DIM", &[1024, 33]), ("VECTOR", &[0, 1])]),
     ("kv_store.cu", &[("DTYPE", &[0, 1, 2]), ("ROW", &[1024, 80]), ("VECTOR", &[0, 1])]),
-    ("linear.cu", &[("DTYPE", &[1, 2]), ("OUT_F32", &[0, 1])]),
-    ("linear_naive.cu", &[("DTYPE", &[0, 1, 2]), ("IN", &[1024, 33]), ("OUT_F32", &[0, 1])]),
+    ("linear.cu", &[("DTYPE", &[0, 1, 2]), ("OUT_F32", &[0, 1])]),
     ("logits.cu", &[("VOCAB", &[151_936, 1000])]),
-    ("logits_naive.cu", &[("VOCAB", &[151_936, 1000])]),
     ("logprobs.cu", &[("VOCAB", &[151_936, 1000])]),
     ("rms_norm.cu", &[("DTYPE", &[0, 1, 2]), ("DIM", &[1024, 33]), ("VECTOR", &[0, 1])]),
     ("rope.cu", &[("DTYPE", &[0, 1, 2]), ("HEAD_DIM", &[128, 64, 80]), ("QK_NORM", &[0, 1])]),
     ("sample.cu", &[("VOCAB", &[151_936, 1000]), ("RANDOM", &[0, 1]), ("TRUNCATED", &[0, 1])]),
-    ("sample_naive.cu", &[("VOCAB", &[151_936, 1000])]),
 ];
 
 /// Machine code for sm_90a alone: there is no PTX of it to run.
