@@ -259,14 +259,10 @@ impl<D: Device> Runner<D> {
     /// Stages the draws, with greedy ones that nobody wants until there are `size`.
     fn stage_draws(&mut self, batch: &Batch<'_>, size: usize) -> Result<Tail> {
         self.rows.host.clear();
-        self.sampling.clear();
-        for &(row, id) in &self.draws {
-            self.rows.host.push(row);
-            self.sampling.push(&batch.seqs[id]);
-        }
+        self.rows.host.extend(self.draws.iter().map(|&(row, _)| row));
+        self.sampling.stage(self.draws.iter().map(|&(_, id)| id), batch.seqs, size);
         let told = self.sampling.logprobs().map_or(0, |top| columns(top, self.vocab()));
         self.rows.host.extend(self.draws.len() as i32..size as i32);
-        self.sampling.pad(size);
         let dev = self.queue.dev();
         self.rows.upload(dev)?;
         self.sampling.upload(dev)?;
@@ -280,14 +276,17 @@ impl<D: Device> Runner<D> {
         let (dev, rows) = (self.queue.dev(), self.draws.len());
         let flight = &mut self.flights[self.enqueued % 2];
         flight.draws.clear();
-        flight.draws.extend(self.draws.iter().map(|&(_, id)| (id, batch.seqs[id].params.logprobs)));
+        // Mostly nobody asks, and a thousand parameters stay untouched.
+        let asked = |id| if columns > 0 { batch.seqs[id].params.logprobs } else { None };
+        flight.draws.extend(self.draws.iter().map(|&(_, id)| (id, asked(id))));
         if rows > 0 {
             flight.sampled.start(dev, &self.sampled.rows(0..rows))?;
         }
         if columns > 0 {
             flight.logprobs.start(dev, &self.logprobs, rows, columns)?;
         }
-        for (row, (id, _)) in flight.draws.iter().enumerate() {
+        let drawn = if self.overlap { &flight.draws[..] } else { &[] };
+        for (row, (id, _)) in drawn.iter().enumerate() {
             if id.slot() >= self.drew.len() {
                 self.drew.resize(id.slot() + 1, 0);
             }
@@ -354,7 +353,7 @@ impl<D: Device> Runner<D> {
         if item.sample {
             self.draws.push(((first + item.tokens - 1) as i32, item.id));
         }
-        if seq.prompt_logprobs_wanted().is_some() {
+        if item.start + 1 < seq.prompt_len && seq.prompt_logprobs_wanted().is_some() {
             let last = (item.start + item.tokens).min(seq.prompt_len - 1);
             self.tells.extend((item.start..last).map(|p| ((first + p - item.start) as i32, item.id, p + 1)));
         }

@@ -2,7 +2,10 @@
 
 use lathe_reference::sampling::top_p_tail;
 
-use super::{sequence::Sequence, staged::Staged};
+use super::{
+    sequence::{SeqId, Sequence, Sequences},
+    staged::Staged,
+};
 use crate::{device::Device, error::Result, kernels::SampleSpec};
 
 /// Parameters of the rows whose next token is drawn, as [`crate::kernels::LogitsArgs`] and
@@ -28,6 +31,10 @@ pub struct SamplingInput<D: Device> {
     pub params: Staged<D, i32>,
     /// What the rows ask for together.
     pub spec: SampleSpec,
+    /// Whose rows these are, while no row has a list: for the same sequences again only positions change.
+    ids: Vec<SeqId>,
+    /// Whether that was so in the last step, and all else is on the device.
+    steady: bool,
     /// By token: where the current row's history has it, as `epoch << 32 | index`.
     seen: Vec<u64>,
     epoch: u64,
@@ -53,6 +60,8 @@ impl<D: Device> SamplingInput<D> {
             top_p_tail: Staged::new(dev, rows)?,
             params: Staged::new(dev, 5 * rows)?,
             spec: SampleSpec::default(),
+            ids: Vec::with_capacity(rows),
+            steady: false,
             seen: vec![0; vocab],
             epoch: 0,
             processing: false,
@@ -74,7 +83,29 @@ impl<D: Device> SamplingInput<D> {
             s.host.push(0);
         }
         self.spec = SampleSpec::default();
-        (self.processing, self.logprobs) = (false, None);
+        self.ids.clear();
+        (self.processing, self.logprobs, self.steady) = (false, None, false);
+    }
+
+    /// Stages the rows that draw the next tokens of `ids`, with greedy ones that ask for nothing until there are `rows`.
+    pub fn stage(&mut self, ids: impl Iterator<Item = SeqId> + Clone, seqs: &Sequences, rows: usize) {
+        // Most steps decode what the step before did.
+        self.steady = self.top_p_tail.host.len() == rows && self.ids.iter().copied().eq(ids.clone());
+        if self.steady {
+            for (row, id) in self.params.host.chunks_exact_mut(5).zip(ids) {
+                row[4] = seqs[id].len() as i32;
+            }
+            return;
+        }
+        self.clear();
+        for id in ids {
+            self.push(&seqs[id]);
+            self.ids.push(id);
+        }
+        if !self.history_ids.host.is_empty() || !self.bias_ids.host.is_empty() {
+            self.ids.clear();
+        }
+        self.pad(rows);
     }
 
     /// Whether some row's logits change before the draw.
@@ -88,7 +119,7 @@ impl<D: Device> SamplingInput<D> {
     }
 
     /// Adds the row that draws `seq`'s next token.
-    pub fn push(&mut self, seq: &Sequence) {
+    fn push(&mut self, seq: &Sequence) {
         let p = &*seq.params;
         let greedy = p.temperature == 0.0;
         let penalised =
@@ -167,6 +198,10 @@ impl<D: Device> SamplingInput<D> {
     /// # Errors
     /// [`crate::Error::Device`] when a copy fails.
     pub fn upload(&mut self, dev: &D) -> Result<()> {
+        if self.steady {
+            return self.params.upload(dev);
+        }
+        let ids = std::mem::take(&mut self.ids); // not steady if a copy fails
         for s in [
             &mut self.history_start,
             &mut self.history_ids,
@@ -180,6 +215,7 @@ impl<D: Device> SamplingInput<D> {
         for s in [&mut self.logit_params, &mut self.bias_values, &mut self.top_p_tail] {
             s.upload(dev)?;
         }
+        self.ids = ids;
         Ok(())
     }
 }
