@@ -24,12 +24,12 @@ use crate::{
 
 /// An operation whose arguments can be used twice.
 trait Twice: Op {
+    /// Whether right kernels may round to the dtype on their way, as those of attention round softmax's weights.
+    const ROUNDS_INSIDE: bool = false;
     /// A shorter borrow of the same arguments.
     fn again<'s, D: Device>(args: &'s mut Self::Args<'_, D>) -> Self::Args<'s, D>;
     /// What a call writes.
     fn written<'s, D: Device>(args: &'s mut Self::Args<'_, D>) -> Vec<(&'static str, ViewMut<'s, D>)>;
-    /// Whether right kernels may round to the dtype on their way, as those of attention round softmax's weights.
-    const ROUNDS_INSIDE: bool = false;
     /// Whether the operation says what element `i` of that tensor holds afterwards.
     fn says<D: Device>(_args: &Self::Args<'_, D>, _tensor: &str, _i: usize) -> bool {
         true

@@ -8,7 +8,8 @@
 //!   one warp are ordered by `bar.warp.sync`. Global memory by block: two blocks are ordered only where one has seen
 //!   an atomic of the other. Volatile, relaxed and atomic accesses do not race with each other. Between launches, and
 //!   with copies and fills, by the vector clocks of the driver's queue ([`history`]).
-//! - `sync`: `bar.sync` by a part of a warp, the rest of which neither comes nor is on its way out; shared memory used while a `cp.async` into it is under way.
+//! - `sync`: `bar.sync` by a part of a warp, the rest of which neither comes nor is on its way out; shared memory used
+//!   while a `cp.async` into it is under way.
 //!
 //! Not found: races within a block through global memory; a missing fence before an atomic that publishes data; two
 //! lanes that store to one address in one instruction.

@@ -98,9 +98,7 @@ impl<O: Observer> Machine<'_, O> {
             b.trues += (frame.pred(uses[2]) & mask).count_ones();
         }
         if bar.mode == BarMode::Arrive {
-            if waited != 0 {
-                resume(w, waited);
-            }
+            resume(w, waited);
         } else {
             w.waiting &= !waited;
             w.park(mask, pc + 1);

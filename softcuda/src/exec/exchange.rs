@@ -16,6 +16,9 @@ type Group<'a> = Vec<(&'a Inst, u32)>;
 
 /// Lets lanes go on that waited at an instruction which has now been executed.
 pub(super) fn resume(w: &mut Warp, waited: u32) {
+    if waited == 0 {
+        return;
+    }
     w.waiting &= !waited;
     lanes(waited).for_each(|lane| w.lane_pc[lane] += 1);
     w.wake(waited);

@@ -72,9 +72,7 @@ impl<O: Observer> Machine<'_, O> {
                 frame.store::<u32>(reg, FULL, row);
             }
         }
-        if waited != 0 {
-            resume(w, waited);
-        }
+        resume(w, waited);
         Ok(())
     }
 
@@ -101,9 +99,7 @@ impl<O: Observer> Machine<'_, O> {
         for (&d, row) in d.iter().zip(out) {
             frame.store::<u32>(d, FULL, row);
         }
-        if waited != 0 {
-            resume(w, waited);
-        }
+        resume(w, waited);
         Ok(())
     }
 }

@@ -113,7 +113,7 @@ impl Work for Scores<'_> {
             let packed = packed.as_mut_ptr().cast();
             // SAFETY: `packed` holds a strip of whole steps.
             unsafe { product::pack_strip::<Avx512Bf16, bf16>(keys, dim, ahead, packed) };
-            strip = Strip::Packed(packed, packed, 0);
+            strip = Strip::Packed { w: packed, next: packed, step: 0 };
         }
         for row in rows.clone().step_by(BLOCK) {
             let block = BLOCK.min(rows.end - row);

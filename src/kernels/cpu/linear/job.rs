@@ -235,12 +235,12 @@ impl<L: Dot<T>, T: Float, O: Float> Work for Strips<'_, L, T, O> {
                 }
                 for panel in 0..job.panels {
                     let asked = panel * by_panel;
-                    let weights = match job.in_place() {
-                        true => Strip::InPlace(&w, ahead),
-                        false if by_panels && asked < bytes => {
-                            Strip::Packed(packed, next.wrapping_add(asked), LINE)
-                        }
-                        false => Strip::Packed(packed, packed, 0),
+                    let weights = if job.in_place() {
+                        Strip::InPlace(&w, ahead)
+                    } else if by_panels && asked < bytes {
+                        Strip::Packed { w: packed, next: next.wrapping_add(asked), step: LINE }
+                    } else {
+                        Strip::Packed { w: packed, next: packed, step: 0 }
                     };
                     let rows = job.panel_rows(panel);
                     let x = job.panel(k0, len, rows.start);

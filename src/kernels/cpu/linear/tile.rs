@@ -242,9 +242,8 @@ unsafe fn add_lanes<L: Level, const C: usize>(acc: [[L::V; VECTORS]; C], sums: &
 /// Where a strip's weights are.
 #[derive(Clone, Copy)]
 pub(in super::super) enum Strip<'a, T> {
-    /// Packed by [`pack_strip`]. Meanwhile lines are asked for, one with each operand: the first address, and bytes
-    /// from one to the next.
-    Packed(*const u8, *const u8, usize),
+    /// Packed at `w` by [`pack_strip`]. Meanwhile lines are asked for, one with each operand, `step` bytes apart.
+    Packed { w: *const u8, next: *const u8, step: usize },
     /// Where they lie, with `ahead` of [`each_operand`].
     InPlace(&'a Rows<T>, usize),
 }
@@ -288,7 +287,7 @@ unsafe fn add<L: Dot<T>, T: Element, const C: usize>(
     // SAFETY: the caller's promise.
     unsafe {
         match strip {
-            Strip::Packed(w, next, step) => packed::<L, T, C>(w, next, step, x, len, sums),
+            Strip::Packed { w, next, step } => packed::<L, T, C>(w, next, step, x, len, sums),
             Strip::InPlace(w, ahead) => in_place::<L, T, C>(w, ahead, x, len, sums),
         }
     }
