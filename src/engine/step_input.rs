@@ -122,14 +122,13 @@ impl<D: Device> Input<D> {
     /// [`crate::Error::Device`] when a copy fails.
     pub fn upload(&mut self, dev: &D, sampled: &Tensor<D>) -> Result<()> {
         self.block_table.host.truncate(self.lens.len() * self.max_blocks);
-        for s in [
-            &mut self.ids,
-            &mut self.positions,
-            &mut self.slots,
-            &mut self.q_start,
-            &mut self.kv_len,
-            &mut self.block_table,
-        ] {
+        // Often all of them were drawn.
+        if self.drawn.iter().map(|&(_, _, tokens)| tokens).sum::<usize>() < self.ids.host.len() {
+            self.ids.upload(dev)?;
+        }
+        for s in
+            [&mut self.positions, &mut self.slots, &mut self.q_start, &mut self.kv_len, &mut self.block_table]
+        {
             s.upload(dev)?;
         }
         for &(first, row, tokens) in &self.drawn {
