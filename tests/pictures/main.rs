@@ -96,6 +96,32 @@ fn draw(picture: &str, palette: &[(String, String)]) -> Pixmap {
     pixels
 }
 
+/// Pixels that may differ from machine to machine; an edge that moves by one pixel changes more.
+const MAY_DIFFER: usize = 8;
+
+/// How many pixels of two pictures of one size are not nearly alike.
+fn differing(a: &Pixmap, b: &Pixmap) -> usize {
+    let pairs = a.data().chunks_exact(4).zip(b.data().chunks_exact(4));
+    pairs.filter(|(a, b)| a.iter().zip(*b).any(|(a, b)| a.abs_diff(*b) > 32)).count()
+}
+
+#[test]
+fn a_slower_kernel_changes_the_pictures_that_show_it() {
+    let right = pictures(&found());
+    let mut other = found();
+    other.timed[0] = timed("sum", "1 row", "tree", 0.043, 0.002);
+    let light = palette(0);
+    let changed = |a: &[(String, String)], b: &[(String, String)], name: &str| {
+        let of = |all: &[(String, String)]| draw(&all.iter().find(|(n, _)| n == name).unwrap().1, &light);
+        differing(&of(a), &of(b)) > MAY_DIFFER
+    };
+    let slower = pictures(&other);
+    assert!(changed(&right, &slower, "sum.svg") && changed(&right, &slower, "roofline.svg"));
+    assert!(
+        !changed(&right, &slower, "sum-tree-errors.svg") && !changed(&right, &pictures(&found()), "sum.svg")
+    );
+}
+
 /// Shapes, lengths and colours; without text, whose fonts differ from machine to machine.
 #[test]
 fn pictures_look_as_they_did() {
@@ -115,10 +141,8 @@ fn pictures_look_as_they_did() {
             }
             let wanted = Pixmap::load_png(folder.join(&file)).unwrap_or_else(|e| panic!("{file}: {e}"));
             assert_eq!((pixels.width(), pixels.height()), (wanted.width(), wanted.height()), "{file}");
-            let pairs = pixels.data().chunks_exact(4).zip(wanted.data().chunks_exact(4));
-            let differ = pairs.filter(|(a, b)| a.iter().zip(*b).any(|(a, b)| a.abs_diff(*b) > 32)).count();
-            // An edge that moves by one pixel changes more.
-            if differ > 8 {
+            let differ = differing(&pixels, &wanted);
+            if differ > MAY_DIFFER {
                 let got = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&file);
                 pixels.save_png(&got).unwrap();
                 panic!("{file}: {differ} pixels differ; what was drawn is {}", got.display());
