@@ -43,13 +43,9 @@ fn append(seq: &mut Sequence, token: u32, eos: &[u32]) -> Option<FinishReason> {
 #[derive(Debug, Default)]
 struct Flight {
     items: Vec<Item>,
+    /// Items that are sampled.
+    samples: usize,
     result: StepResult,
-}
-
-impl Flight {
-    fn samples(&self) -> usize {
-        self.items.iter().filter(|item| item.sample).count()
-    }
 }
 
 /// Sequences, block pool, policy and executor. See the module.
@@ -286,7 +282,7 @@ impl Engine {
         let admitted = self.check.check(self.scheduler.name(), &view, self.budget, &self.plan)?;
         let mut flight = self.landed.pop().unwrap_or_default();
         flight.result.clear();
-        self.commit(admitted, &mut flight.items);
+        self.commit(admitted, &mut flight);
         let num_decodes = flight.items.partition_point(|item| item.tokens == 1);
         let batch = Batch { items: &flight.items, num_decodes, seqs: &self.seqs };
         let done = self.executor.execute(&batch, &mut flight.result);
@@ -300,7 +296,7 @@ impl Engine {
     }
 
     /// Moves sequences and blocks as planned and makes the batch.
-    fn commit(&mut self, mut admitted: usize, items: &mut Vec<Item>) {
+    fn commit(&mut self, mut admitted: usize, flight: &mut Flight) {
         for &id in &self.plan.preempt {
             let seq = self.seqs.at(id);
             seq.computed_before = seq.computed_before.max(seq.computed);
@@ -335,12 +331,15 @@ impl Engine {
             self.waiting.remove(self.waiting.partition_point(|&other| other < id));
             self.running.insert(self.running.partition_point(|&other| other < id), id);
         }
+        let Flight { items, samples, .. } = flight;
         items.clear();
+        *samples = 0;
         for &(id, tokens) in &self.plan.run {
             let seq = self.seqs.at(id);
             let end = seq.computed + tokens;
             self.pool.grow(seq, end);
             let item = Item { id, start: seq.computed, tokens, sample: end == seq.len() };
+            *samples += usize::from(item.sample);
             if tokens == 1 { items.push(item) } else { self.chunks.push(item) }
         }
         items.append(&mut self.chunks);
@@ -372,7 +371,7 @@ impl Engine {
     /// Waits for the earliest flight and takes what it computed.
     fn take(&mut self) -> Result<()> {
         let Some(mut flight) = self.flights.pop_front() else { return Ok(()) };
-        let (collected, want) = (self.executor.collect(&mut flight.result), flight.samples());
+        let (collected, want) = (self.executor.collect(&mut flight.result), flight.samples);
         let got = flight.result.sampled.len();
         let checked = collected.and_then(|()| match got == want {
             true => Ok(()),
@@ -430,7 +429,7 @@ impl Engine {
             }
         }
         let mut sampled = flight.result.sampled.iter();
-        let (mut invalid, before) = (0, self.finished.len());
+        let (mut invalid, mut ended, before) = (0, false, self.finished.len());
         for item in &flight.items {
             let drawn = item.sample.then(|| *sampled.next().expect("counted in take"));
             // It may have ended after the step was started.
@@ -456,11 +455,14 @@ impl Engine {
                 self.ready.push(seq.request);
             }
             let (id, request, sample) = (seq.id, seq.request, seq.sample);
+            ended |= finish.is_some();
             self.events.push(Event { id, request, sample, token, finish });
         }
         self.stats.sampled_tokens += self.events.len() - invalid;
         self.stats.steps += 1;
-        for at in 0..self.events.len() {
+        // Mostly nobody does.
+        let events = if ended { self.events.len() } else { 0 };
+        for at in 0..events {
             if let Event { id, finish: Some(reason), .. } = self.events[at] {
                 self.finished.push(id);
                 self.end(id, reason);

@@ -55,6 +55,9 @@ pub struct Runner<D: Device> {
     tells: Vec<(i32, SeqId, usize)>,
     /// Logits on the host, to score.
     raw: Vec<f32>,
+    /// Sequences of the staged step, padding not counted, and whether it goes on where the one before it was.
+    staged: usize,
+    steady: bool,
     /// Recorded decode steps.
     graphs: Graphs<D>,
 }
@@ -117,6 +120,8 @@ impl<D: Device> Runner<D> {
             draws: Vec::with_capacity(seqs),
             tells: Vec::new(),
             raw: Vec::new(),
+            staged: 0,
+            steady: false,
             graphs: Graphs::new(
                 if config.enforce_eager || !D::RECORDS { 0 } else { seqs },
                 config.max_model_len,
@@ -258,13 +263,15 @@ impl<D: Device> Runner<D> {
 
     /// Stages the draws, with greedy ones that nobody wants until there are `size`.
     fn stage_draws(&mut self, batch: &Batch<'_>, size: usize) -> Result<Tail> {
-        self.rows.host.clear();
-        self.rows.host.extend(self.draws.iter().map(|&(row, _)| row));
         self.sampling.stage(self.draws.iter().map(|&(_, id)| id), batch.seqs, size);
         let told = self.sampling.logprobs().map_or(0, |top| columns(top, self.vocab()));
-        self.rows.host.extend(self.draws.len() as i32..size as i32);
         let dev = self.queue.dev();
-        self.rows.upload(dev)?;
+        if !self.steady {
+            self.rows.host.clear();
+            self.rows.host.extend(self.draws.iter().map(|&(row, _)| row));
+            self.rows.host.extend(self.draws.len() as i32..size as i32);
+            self.rows.upload(dev)?;
+        }
         self.sampling.upload(dev)?;
         self.logprobs.reserve(dev, size * told)?;
         let process = self.sampling.needs_processing() || self.decoder.config().final_softcap.is_some();
@@ -359,8 +366,35 @@ impl<D: Device> Runner<D> {
         }
     }
 
+    /// Whether the batch is the last one again, each sequence of it with the one token that it then drew.
+    fn goes_on(&self, batch: &Batch<'_>) -> bool {
+        let same = |row: usize, item: &Item, draw: (i32, SeqId)| {
+            draw == (row as i32, item.id)
+                && (item.tokens, item.sample) == (1, true)
+                && self.input.precedes(row, item.start)
+        };
+        let mut rows = batch.items.iter().zip(&self.draws).enumerate();
+        [self.staged, self.draws.len()] == [batch.items.len(); 2]
+            && self.tells.is_empty()
+            && rows.all(|(row, (item, &draw))| same(row, item, draw))
+    }
+
     /// Stages the batch: its tokens, and which rows want logits.
     fn stage(&mut self, batch: &Batch<'_>) {
+        self.steady = self.goes_on(batch);
+        if self.steady {
+            self.input.again();
+            for (row, item) in batch.items.iter().enumerate() {
+                let seq = &batch.seqs[item.id];
+                let known = seq.tokens.get(item.start);
+                self.input.go_on(row, known.copied().unwrap_or(0), &seq.block_table);
+                if known.is_none() {
+                    self.input.take_drawn(row, self.drew[item.id.slot()] as usize);
+                }
+            }
+            return;
+        }
+        self.staged = batch.items.len();
         self.input.clear();
         self.draws.clear();
         self.tells.clear();
@@ -370,7 +404,7 @@ impl<D: Device> Runner<D> {
             let known = seq.tokens.get(item.start..item.start + item.tokens);
             self.input.push(known.unwrap_or(&[0]), item.start, &seq.block_table);
             if known.is_none() {
-                self.input.take_drawn(self.drew[item.id.slot()] as usize);
+                self.input.take_drawn(self.input.ids.host.len() - 1, self.drew[item.id.slot()] as usize);
             }
         }
     }
@@ -421,6 +455,7 @@ impl<D: Device> Runner<D> {
         if let Some(t) = tokens.iter().find(|&&t| t as usize >= vocab) {
             return Err(Error::request("ids", t, format!("token ids below {vocab}")));
         }
+        self.draws.clear();
         // Not in order, so that a kernel that ignores the block table is found out.
         let table: Vec<u32> = (0..tokens.len().div_ceil(self.input.block_size) as u32).rev().collect();
         let mut out = Vec::with_capacity(tokens.len() * vocab);

@@ -11,8 +11,6 @@ use crate::{
 pub struct Staged<D: Device, T: Element> {
     /// The values; cleared and filled for every step.
     pub host: Vec<T>,
-    /// What the device has, where a copy costs more than finding out; else empty.
-    there: Vec<T>,
     dev: Tensor<D>,
 }
 
@@ -23,9 +21,7 @@ impl<D: Device, T: Element> Staged<D, T> {
     /// [`crate::Error::Device`] when the memory is not there.
     pub fn new(dev: &D, capacity: usize) -> Result<Self> {
         let capacity = capacity.max(1);
-        let there = Vec::with_capacity(if D::ASYNCHRONOUS { capacity } else { 0 });
-        let dev = Tensor::zeros(dev, T::DTYPE, &[capacity])?;
-        Ok(Self { host: Vec::with_capacity(capacity), there, dev })
+        Ok(Self { host: Vec::with_capacity(capacity), dev: Tensor::zeros(dev, T::DTYPE, &[capacity])? })
     }
 
     /// Values that the device has room for.
@@ -33,27 +29,15 @@ impl<D: Device, T: Element> Staged<D, T> {
         self.dev.shape()[0]
     }
 
-    /// Copies the host's values to the device, whose memory grows if they are more than ever before. Where copies are
-    /// enqueued, each costs the device some 6 µs: what it has already is not copied again.
+    /// Copies the host's values to the device, whose memory grows if they are more than ever before.
     ///
     /// # Errors
     /// [`crate::Error::Device`] when the copy fails or the memory is not there.
     pub fn upload(&mut self, dev: &D) -> Result<()> {
         if self.host.len() > self.capacity() {
             self.dev = Tensor::zeros(dev, T::DTYPE, &[self.host.len().next_power_of_two()])?;
-            self.there.clear();
         }
-        if !D::ASYNCHRONOUS {
-            return self.dev.write(dev, &self.host);
-        }
-        // By their bits.
-        if bytemuck::cast_slice::<_, u8>(&self.there).starts_with(bytemuck::cast_slice(&self.host)) {
-            return Ok(());
-        }
-        self.there.clear();
-        self.dev.write(dev, &self.host)?;
-        self.there.extend_from_slice(&self.host);
-        Ok(())
+        self.dev.write(dev, &self.host)
     }
 
     /// Overwrites values from `at` on, on the device.
@@ -62,7 +46,6 @@ impl<D: Device, T: Element> Staged<D, T> {
     /// [`crate::Error::Device`] when the copy cannot be enqueued.
     pub fn overwrite(&mut self, dev: &D, at: usize, from: &View<'_, D>) -> Result<()> {
         let size = size_of::<T>();
-        self.there.clear();
         let mut to = self.dev.view_mut();
         dev.copy(from.buffer(), from.offset() * size, to.buffer_mut(), at * size, from.elements() * size)
     }

@@ -3,6 +3,8 @@
 use std::num::NonZeroU32;
 
 use lathe::config::{EngineConfig, SamplingParams, StorageType};
+use lathe::engine::policies::Room;
+use lathe::engine::scheduler::{Budget, Plan, Scheduler, View};
 use lathe::llm::{LLM, Output, Prompt};
 
 /// Prompts of the model in the binary, greedy and random; with stop tokens and strings, penalties, log-probabilities of
@@ -27,6 +29,28 @@ fn requests() -> (Vec<Prompt>, Vec<SamplingParams>) {
     (0..24).map(|i| (Prompt::from(prompts[i % prompts.len()]), of(i))).unzip()
 }
 
+/// Tokens of a step for which [`run`] takes the policy below.
+const PAUSING: usize = 6;
+
+/// Prompts wait in every second step, half computed, while the same sequences decode again.
+struct Pausing(usize);
+
+impl Scheduler for Pausing {
+    fn name(&self) -> &'static str {
+        "pausing"
+    }
+
+    fn plan(&mut self, view: &View<'_>, budget: Budget, plan: &mut Plan) {
+        self.0 += 1;
+        let mut room = Room::new(view, budget);
+        room.go_on(plan, |remaining| remaining == 1);
+        if plan.run.is_empty() || self.0.is_multiple_of(2) {
+            room.go_on(plan, |remaining| remaining > 1);
+            room.admit(plan, view.waiting(), |_, _| true);
+        }
+    }
+}
+
 /// What each request got, and how many preemptions there were.
 fn run(overlap: bool, change: impl FnOnce(&mut EngineConfig)) -> (Vec<Output>, usize) {
     let mut config = EngineConfig {
@@ -39,7 +63,11 @@ fn run(overlap: bool, change: impl FnOnce(&mut EngineConfig)) -> (Vec<Output>, u
         ..EngineConfig::default()
     };
     change(&mut config);
+    let pausing = config.max_num_batched_tokens == PAUSING;
     let mut llm = LLM::new(config).unwrap();
+    if pausing {
+        llm.engine().set_scheduler(Box::new(Pausing(0)));
+    }
     let (prompts, params) = requests();
     let mut outputs = llm.generate(&prompts, &params, false).unwrap();
     // A second round on the same engine, whose last step may still be on its way.
@@ -54,6 +82,10 @@ fn outputs_are_the_same() {
     assert!(want.iter().any(|o| o.finish_reason.as_str() == "stop") && want.len() == 29, "{}", want.len());
     assert_eq!(run(true, |_| {}).0, want);
     assert_eq!(run(true, |config| config.max_num_batched_tokens = 5).0, want, "in chunks");
+    for overlap in [false, true] {
+        let pausing = |config: &mut EngineConfig| config.max_num_batched_tokens = PAUSING;
+        assert_eq!(run(overlap, pausing).0, want, "pausing, overlap {overlap}");
+    }
     let (preempted, preemptions) = run(true, |config| config.num_kvcache_blocks = Some(6));
     assert_eq!(preempted, want, "preempted");
     assert!(preemptions > 0);
