@@ -213,6 +213,10 @@ impl Call {
         let preference = Owned { raw, destroy: result::destroy_matmul_pref };
         let workspace = WORKSPACE as u64;
         prefer(&preference, Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace)?;
+        // Parts of k that are summed apart are joined in f32. The library may otherwise join them in the output's dtype,
+        // which costs more than rounding the result does.
+        let joined = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+        prefer(&preference, Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &joined)?;
         let [weight, x, out] = &problem.aligned;
         prefer(&preference, Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, weight)?;
         prefer(&preference, Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, x)?;
