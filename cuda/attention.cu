@@ -86,8 +86,6 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
 }
 #endif
 
-// Registers run out for larger heads with a cap: `supports` refuses them.
-#if HEAD_DIM <= 128 || !SOFTCAP
 // Grid: as `split_kv`.
 extern "C" __global__ void __launch_bounds__(DECODE_THREADS, 2) attention_gqa_packed(const __grid_constant__ Batch b) {
     gqa_packed(b, shared, blockIdx.x, gridDim.x);
@@ -104,5 +102,4 @@ extern "C" __global__ void __launch_bounds__(FLASH_THREADS, 2) attention_unified
                    (gridDim.y - b.flash_tiles) * gridDim.x);
     }
 }
-#endif
 #endif

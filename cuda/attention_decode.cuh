@@ -57,10 +57,20 @@ struct Splits {
     }
 };
 
-// Joins the softmax states of a block's `streams` and stores them: to `out` if final, else to `partial`.
-// values: [streams, PASS, HEAD_DIM]; stats: [streams, PASS] maximum (log2) and sum.
-template <u32 STREAMS, u32 PASS>
-__device__ __forceinline__ void store_split(const Batch& b, const Split& s, const float* values, const float2* stats) {
+// The softmax states of PASS heads after the keys of one of a block's streams.
+template <u32 PASS>
+struct __align__(16) States {
+    float values[PASS][HEAD_DIM];
+    float2 stats[PASS];  // maximum (log2) and sum
+};
+
+// Joins the states of a block's streams, the first at `states` and the others APART bytes apart, and stores them: to
+// `out` if final, else to `partial`.
+template <u32 STREAMS, u32 APART, u32 PASS>
+__device__ __forceinline__ void store_split(const Batch& b, const Split& s, const States<PASS>* states) {
+    const auto of = [&](u32 k) -> const States<PASS>& {
+        return *reinterpret_cast<const States<PASS>*>(reinterpret_cast<const u8*>(states) + k * APART);
+    };
     const u32 heads = b.kv_heads * GROUP;
     const bool only = SplitCount{b}(s.seq) == 1;  // then the result is final
     T* out = b.out + (s.token(b) * heads + s.head) * HEAD_DIM;
@@ -69,13 +79,13 @@ __device__ __forceinline__ void store_split(const Batch& b, const Split& s, cons
         const u32 head = i / HEAD_DIM;
         float top = -INFINITY, sum = 0.0f, value = 0.0f;
 #pragma unroll
-        for (u32 k = 0; k < STREAMS; k++) top = fmaxf(top, stats[k * PASS + head].x);
+        for (u32 k = 0; k < STREAMS; k++) top = fmaxf(top, of(k).stats[head].x);
 #pragma unroll
         for (u32 k = 0; k < STREAMS; k++) {
-            const float2 stat = stats[k * PASS + head];
+            const float2 stat = of(k).stats[head];
             const float weight = exp2_fast(stat.x - top);
             sum += weight * stat.y;
-            value += weight * values[k * PASS * HEAD_DIM + i];
+            value += weight * of(k).values[head][i % HEAD_DIM];
         }
         if (only) {
             out[i] = from_f32<T>(value / sum);
@@ -139,8 +149,8 @@ __device__ __forceinline__ void split_kv(const Batch& b, u8* shared) {
     // A queue of steps in shared memory. Every lane reads back only what it copied itself, so no barrier is needed.
     using Slot = Vec<T>;
     Slot* queue = reinterpret_cast<Slot*>(shared) + warp * SPLIT_STAGES * 2 * SPLIT_U * WARP + lane;
-    float* values = reinterpret_cast<float*>(shared + DECODE_WARPS * SPLIT_STAGES * 2 * SPLIT_U * WARP * sizeof(Slot));
-    float2* stats = reinterpret_cast<float2*>(values + SPLIT_STREAMS * SPLIT_PASS * HEAD_DIM);
+    using State = States<SPLIT_PASS>;
+    State* states = reinterpret_cast<State*>(shared + DECODE_WARPS * SPLIT_STAGES * 2 * SPLIT_U * WARP * sizeof(Slot));
 
     const auto issue = [&](const Split& s, u32 step, u32 stage) {
         const u32 token = step * SPLIT_STEP;
@@ -238,18 +248,18 @@ __device__ __forceinline__ void split_kv(const Batch& b, u8* shared) {
         // The next split's first steps travel while this one's states are joined.
         more = splits.next(next);
         if (more) fill(next, stage);
-        const u32 stream = warp * SPLIT_ROWS + row;
+        State& own = states[warp * SPLIT_ROWS + row];
 #pragma unroll
         for (u32 h = 0; h < SPLIT_PASS; h++) {
-            float* at = values + (stream * SPLIT_PASS + h) * HEAD_DIM + chunk * 8;
+            float* at = own.values[h] + chunk * 8;
             if (chunk < CHUNKS) {
                 *reinterpret_cast<float4*>(at) = make_float4(total[h][0], total[h][1], total[h][2], total[h][3]);
                 *reinterpret_cast<float4*>(at + 4) = make_float4(total[h][4], total[h][5], total[h][6], total[h][7]);
             }
-            if (chunk == 0) stats[stream * SPLIT_PASS + h] = make_float2(top[h], sum[h]);
+            if (chunk == 0) own.stats[h] = make_float2(top[h], sum[h]);
         }
         __syncthreads();
-        store_split<SPLIT_STREAMS, SPLIT_PASS>(b, s, values, stats);
+        store_split<SPLIT_STREAMS, sizeof(State)>(b, s, states);
         __syncthreads();
     }
 }
@@ -261,14 +271,18 @@ constexpr u32 PACKED_PASS = GROUP < 16 ? GROUP : 16;
 constexpr bool PACKED_TALL = PACKED_PASS > 8;  // else rows 8-15 of the tile are zero
 constexpr u32 PACKED_STAGES = HEAD_DIM > 128 ? 2 : 3;
 constexpr u32 PACKED_TILE = 16 * PITCH;
+constexpr u32 PACKED_QUEUE = PACKED_STAGES * 2 * PACKED_TILE;  // of a warp
 
 __device__ __forceinline__ void gqa_packed(const Batch& b, u8* shared, u32 first, u32 stride) {
     const u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const Scores scores(b);
-    // A queue of steps for each warp alone: K, then V.
-    T* queue = reinterpret_cast<T*>(shared) + warp * PACKED_STAGES * 2 * PACKED_TILE;
-    float* values = reinterpret_cast<float*>(shared + DECODE_WARPS * PACKED_STAGES * 2 * PACKED_TILE * sizeof(T));
-    float2* stats = reinterpret_cast<float2*>(values + DECODE_WARPS * PACKED_PASS * HEAD_DIM);
+    // A queue of steps for each warp alone: K, then V. Its last stage, which the first steps of a split leave free, takes
+    // the states of the split before.
+    T* queue = reinterpret_cast<T*>(shared) + warp * PACKED_QUEUE;
+    using State = States<PACKED_PASS>;
+    static_assert(sizeof(State) <= 2 * PACKED_TILE * sizeof(T), "a warp's states fit a stage");
+    State* states = reinterpret_cast<State*>(reinterpret_cast<T*>(shared) + (PACKED_STAGES - 1) * 2 * PACKED_TILE);
+    State& own = *reinterpret_cast<State*>(queue + (PACKED_STAGES - 1) * 2 * PACKED_TILE);
 
     const auto issue = [&](const Split& s, u32 step, u32 stage) {
         const u32 token = step * 16;
@@ -286,18 +300,17 @@ __device__ __forceinline__ void gqa_packed(const Batch& b, u8* shared, u32 first
         }
         cp_async_commit();
     };
-    const auto fill = [&](const Split& s, u32 stage) {
+    const auto fill = [&](const Split& s) {
         const u32 step = s.begin / 16 + warp;
 #pragma unroll
-        for (u32 i = 0; i < PACKED_STAGES - 1; i++) issue(s, step + i * DECODE_WARPS, (stage + i) % PACKED_STAGES);
+        for (u32 i = 0; i < PACKED_STAGES - 1; i++) issue(s, step + i * DECODE_WARPS, i);
     };
 
     Splits<PACKED_PASS> splits(b, first, stride);
     Split next;
-    u32 stage = 0;
     bool more = splits.next(next);
     wait_for_previous();  // lengths and block table are older than the kernel before
-    if (more) fill(next, stage);
+    if (more) fill(next);
     while (more) {
         const Split s = next;
         // Q as A operands: lane l holds columns 2 (l % 4), the next and those 8 further, of rows l / 4 and l / 4 + 8.
@@ -315,6 +328,7 @@ __device__ __forceinline__ void gqa_packed(const Batch& b, u8* shared, u32 first
         }
         float total[HEAD_DIM / 8][4] = {};
         float top[2] = {-INFINITY, -INFINITY}, sum[2] = {};
+        u32 stage = 0;
         for (u32 step = s.begin / 16 + warp; step * 16 < s.end; step += DECODE_WARPS) {
             cp_async_wait<PACKED_STAGES - 2>();
             __syncwarp();
@@ -378,22 +392,22 @@ __device__ __forceinline__ void gqa_packed(const Batch& b, u8* shared, u32 first
             stage = stage + 1 == PACKED_STAGES ? 0 : stage + 1;
         }
         more = splits.next(next);
-        if (more) fill(next, stage);
+        if (more) fill(next);
 #pragma unroll
         for (u32 half = 0; half < (PACKED_TALL ? 2 : 1); half++) {
             const u32 head = lane / 4 + half * 8;
             sum[half] += __shfl_xor_sync(ALL_LANES, sum[half], 1);
             sum[half] += __shfl_xor_sync(ALL_LANES, sum[half], 2);
             if (head < s.heads(PACKED_PASS)) {
-                float* at = values + (warp * PACKED_PASS + head) * HEAD_DIM + lane % 4 * 2;
+                float* at = own.values[head] + lane % 4 * 2;
 #pragma unroll
                 for (u32 n = 0; n < HEAD_DIM / 8; n++)
                     *reinterpret_cast<float2*>(at + n * 8) = make_float2(total[n][2 * half], total[n][2 * half + 1]);
-                if (lane % 4 == 0) stats[warp * PACKED_PASS + head] = make_float2(top[half], sum[half]);
+                if (lane % 4 == 0) own.stats[head] = make_float2(top[half], sum[half]);
             }
         }
         __syncthreads();
-        store_split<DECODE_WARPS, PACKED_PASS>(b, s, values, stats);
+        store_split<DECODE_WARPS, PACKED_QUEUE * sizeof(T)>(b, s, states);
         __syncthreads();
     }
 }

@@ -50,6 +50,7 @@ pub fn all() -> Vec<Program> {
         attention(BF16, 96, 16, 48, 1, 0),
         attention(BF16, 256, 4, 256, 1, 0),
         attention(BF16, 256, 2, 256, 0, 1),
+        attention(BF16, 256, 16, 16, 1, 1),
         attention(F16, 128, 5, 256, 1, 1),
         attention(F32, 128, 2, 256, 0, 0),
     ]);

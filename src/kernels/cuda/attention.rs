@@ -182,9 +182,6 @@ impl Kernel<Attention, Cuda> for Fast {
             Kind::SplitKv | Kind::GqaPacked if !spec.decode => {
                 refuse("sequences with more than one query: flash or unified take them".into())
             }
-            Kind::GqaPacked | Kind::Unified if dim > 128 && spec.softcap => refuse(format!(
-                "heads of {dim} with a soft-cap: registers run out; split_kv and flash take it"
-            )),
             Kind::FlashHopper if !self.hopper => {
                 refuse("this device: wgmma needs machine code for compute capability 9.0".into())
             }
@@ -303,8 +300,8 @@ impl Tiles {
     fn of(spec: &AttentionSpec) -> Self {
         let (dim, group) = (spec.head_dim, spec.heads / spec.kv_heads);
         let (pitch, large) = (2 * (dim + 8), dim > 128);
-        // A state: HEAD_DIM sums, a maximum and a total, of a head.
-        let state = 4 * dim + 8;
+        // `States`: HEAD_DIM sums, a maximum and a total, of each head.
+        let states = (group.min(SPLIT_PASS) * (4 * dim + 8)).next_multiple_of(16);
         let rows = match dim / 8 {
             ..=8 => 4,
             9..=16 => 2,
@@ -312,11 +309,11 @@ impl Tiles {
         };
         let step = if rows == 4 { 4 } else { 8 };
         let split_queue = 4 * 3 * 2 * step * 32 * 16;
-        let packed_queue = 4 * if large { 2 } else { 3 } * 2 * 16 * pitch;
+        let packed_stages = if large { 2 } else { 3 };
         let (flash_rows, flash_keys) = if large { (64, 32) } else { (128, 64) };
         Self {
-            split_shared: split_queue + 4 * rows * group.min(SPLIT_PASS) * state,
-            packed_shared: packed_queue + 4 * group.min(PACKED_PASS) * state,
+            split_shared: split_queue + 4 * rows * states,
+            packed_shared: 4 * packed_stages * 2 * 16 * pitch,
             flash_rows,
             flash_shared: (flash_rows + 4 * flash_keys) * pitch,
         }

@@ -92,6 +92,22 @@ impl Cases for Attention {
                 seed: 100 + n as u64,
             });
         }
+        // Where registers and shared memory are scarcest: large heads, a cap, and as many to a key head as Gemma 2's
+        // smallest has, and as a tile of 16 rows takes.
+        for (n, (heads, batch)) in [(8, 1), (16, 3), (8, 2)].into_iter().enumerate() {
+            cases.push(AttentionCase {
+                dtype: [DType::Bf16, DType::F16][n % 2],
+                heads,
+                kv_heads: 1,
+                dim: 256,
+                block_size: 16,
+                window: [None, Some(200)][n % 2],
+                softcap: Some(50.0),
+                lens: lens(batches[batch]),
+                spread: 3.0,
+                seed: 200 + n as u64,
+            });
+        }
         cases
     }
 
