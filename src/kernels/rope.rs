@@ -73,7 +73,9 @@ impl Op for Rope {
         let &[tokens, all, dim] = a.qkv.shape() else { unreachable!("checked") };
         let rotated = (a.qkv.elements() / all * (a.heads + a.kv_heads) * a.qkv.dtype().size()) as u64;
         let norms: u64 = a.qk_norm.iter().flatten().map(size).sum();
-        2 * rotated + norms + (tokens * dim * 4) as u64 + size(&a.positions)
+        // Tokens may share a position.
+        let angles = tokens.min(a.cos_sin.shape()[0]) * dim * 4;
+        2 * rotated + norms + angles as u64 + size(&a.positions)
     }
 
     fn flops<D: Device>(a: &RopeArgs<'_, D>) -> u64 {

@@ -17,12 +17,14 @@ pub struct RopeStoreCase {
     pub block_size: usize,
     /// Blocks of the cache.
     pub blocks: usize,
+    /// Whether every fifth token or so has no place.
+    pub padding: bool,
 }
 
 impl RopeStoreCase {
     /// With room for twice as many tokens as there are.
-    fn of(rope: RopeCase, block_size: usize) -> Self {
-        Self { blocks: (2 * rope.tokens).div_ceil(block_size) + 1, rope, block_size }
+    pub fn of(rope: RopeCase, block_size: usize, padding: bool) -> Self {
+        Self { blocks: (2 * rope.tokens).div_ceil(block_size) + 1, rope, block_size, padding }
     }
 }
 
@@ -30,12 +32,13 @@ impl Cases for RopeStore {
     type Case = RopeStoreCase;
 
     fn fixed() -> Vec<RopeStoreCase> {
-        let block_sizes = [16, 48, 256].into_iter().cycle();
-        Rope::fixed().into_iter().zip(block_sizes).map(|(rope, size)| RopeStoreCase::of(rope, size)).collect()
+        let places = [(16, true), (48, false), (256, true), (16, false)].into_iter().cycle();
+        let cases = Rope::fixed().into_iter().zip(places);
+        cases.map(|(rope, (block_size, padding))| RopeStoreCase::of(rope, block_size, padding)).collect()
     }
 
     fn random(draw: &mut Draw) -> RopeStoreCase {
-        RopeStoreCase::of(Rope::random(draw), draw.pick(&[16, 32, 48, 256]))
+        RopeStoreCase::of(Rope::random(draw), draw.pick(&[16, 32, 48, 256]), draw.one_in(2))
     }
 
     fn fits(c: &RopeStoreCase) -> bool {
@@ -52,7 +55,7 @@ impl Cases for RopeStore {
     fn problem(c: &RopeStoreCase) -> Problem {
         let RopeCase { dtype, tokens, heads, kv_heads, dim, seed, .. } = c.rope;
         let (all, row) = (heads + 2 * kv_heads, kv_heads * dim);
-        let slots = slots(seed + 4, tokens, c.blocks * c.block_size, true);
+        let slots = slots(seed + 4, tokens, c.blocks * c.block_size, c.padding);
         let mut problem = Rope::problem(&c.rope);
         let qkv = problem.tensors.iter_mut().find(|t| t.name == "qkv").expect("a tensor of rope");
         let Some(Want::Float(target)) = &mut qkv.want else { unreachable!("qkv is written") };

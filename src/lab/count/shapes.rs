@@ -9,7 +9,7 @@ use crate::{
     kernels::{Activation, SeqLen},
     lab::cases::{
         ActivationCase, AttentionCase, EmbeddingCase, Kind, KvStoreCase, LinearCase, LogitsCase, LogitsRow,
-        LogprobsCase, NormCase, RopeCase, SampleCase, SampleRow,
+        LogprobsCase, NormCase, RopeCase, RopeStoreCase, SampleCase, SampleRow,
     },
 };
 
@@ -133,7 +133,14 @@ fn by_row(rows: &mut Rows, full: bool) {
             seed: 0,
         };
         rows.add("kv_store/vectorised", format!("{count} tokens, 8 heads of 128"), case, STREAMS);
+        let shape = format!("q/k-norm, {count} tokens, 16 / 8 heads of 128");
+        let case = RopeStoreCase::of(rope(count), block_size, false);
+        rows.add("rope_store/warp", shape, case, STREAMS);
     }
+}
+
+fn rope(tokens: usize) -> RopeCase {
+    RopeCase { dtype: BF16, tokens, heads: 16, kv_heads: 8, dim: 128, norm: true, offset: 0.0, seed: 0 }
 }
 
 fn linear(m: usize, n: usize, k: usize) -> LinearCase {
@@ -178,10 +185,7 @@ fn rest(rows: &mut Rows) {
     let none = Bounds::default();
     let case = EmbeddingCase { dtype: BF16, tokens: 8, dim: HIDDEN, vocab: 1000, scale: 1.0, seed: 0 };
     rows.add("embedding/vectorised", format!("8 rows of {HIDDEN}"), case, none);
-    let (heads, kv_heads) = (16, 8);
-    let case =
-        RopeCase { dtype: BF16, tokens: 8, heads, kv_heads, dim: 128, norm: true, offset: 0.0, seed: 0 };
-    rows.add("rope/warp", "q/k-norm, 8 tokens, 16 / 8 heads of 128".into(), case, none);
+    rows.add("rope/warp", "q/k-norm, 8 tokens, 16 / 8 heads of 128".into(), rope(8), none);
     rows.add("linear/split_k", format!("64 × {INTER} to {HIDDEN}"), linear(64, HIDDEN, INTER), none);
     let row =
         LogitsRow { params: [0.7, 0.0, 1.1, 0.0, 0.0], history: 100, biases: 0, nan: false, masked: false };
