@@ -108,6 +108,19 @@ impl Cases for Attention {
                 seed: 200 + n as u64,
             });
         }
+        // More pieces of work than two blocks for each of an A100's 108 multiprocessors: a block takes several.
+        cases.push(AttentionCase {
+            dtype: DType::Bf16,
+            heads: 16,
+            kv_heads: 8,
+            dim: 64,
+            block_size: 16,
+            window: None,
+            softcap: None,
+            lens: (20..50).map(|kv| SeqLen { q: 1, kv }).collect(),
+            spread: 1.0,
+            seed: 300,
+        });
         cases
     }
 
