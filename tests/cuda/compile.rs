@@ -2,7 +2,14 @@
 
 use std::path::Path;
 
-use lathe::device::cuda::{Compiler, Program, Target, source::Sources};
+use lathe::config::{EngineConfig, SamplingParams};
+use lathe::device::{
+    Cuda,
+    cuda::{Compiler, Program, Target, source::Sources},
+};
+use lathe::llm::Prompt;
+
+use crate::support::{engine_on, softcuda};
 
 const HOPPER: Target = Target { capability: (9, 0), ptx: false };
 const PTX: Target = Target { capability: (8, 0), ptx: true };
@@ -49,6 +56,26 @@ fn a_warm_start_compiles_nothing_and_a_damaged_entry_is_compiled_again() {
     }
     assert_eq!(mended.image(&norm(1024)).unwrap(), image);
     assert_eq!(mended.compiled(), 2);
+}
+
+#[test]
+fn an_engine_that_starts_again_compiles_nothing() {
+    softcuda();
+    let config =
+        EngineConfig { device: "cuda".into(), num_kvcache_blocks: Some(4), ..EngineConfig::default() };
+    let params = SamplingParams { max_tokens: 3, temperature: 0.7, top_p: 0.9, ..SamplingParams::default() };
+    // What the first compiles, if anything, is in the user's cache for the second.
+    let [first, second] = [(); 2].map(|()| {
+        let dev = Cuda::with(0, Sources::default(), false).unwrap();
+        let mut llm = engine_on(&dev, config.clone());
+        let started = dev.compiler().compiled();
+        llm.generate(&[Prompt::from("Once")], std::slice::from_ref(&params), false).unwrap();
+        let programs = dev.programs().len();
+        assert!(programs >= 8, "{programs} programs");
+        assert_eq!(dev.compiler().compiled(), started, "the rehearsal knows all that a step needs");
+        started
+    });
+    assert!(second == 0, "{first} programs at the first start, {second} at the second");
 }
 
 #[test]

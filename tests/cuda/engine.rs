@@ -55,13 +55,20 @@ fn every_family_gives_the_recorded_tokens_with_graphs() {
 
 #[test]
 fn so_it_does_without_graphs_in_chunks_and_preempted() {
-    // A GPU has the time for all of them.
-    for family in &FAMILIES[..if on_gpu() { FAMILIES.len() } else { 1 }] {
-        check(family, &ALL, 6, |config| config.enforce_eager = true);
+    for family in FAMILIES {
+        let chunks = |config: &mut EngineConfig| config.max_num_batched_tokens = 7;
+        check(family, &[1, 4], 3, |config| {
+            chunks(config);
+            config.enforce_eager = true;
+        });
+        let stats = check(family, &[0, 1, 2], 16, |config| config.num_kvcache_blocks = Some(4));
+        assert!(stats.preemptions > 0, "{family}: {stats:?}");
+        // A GPU has the time for all families.
+        if family == FAMILIES[0] || on_gpu() {
+            check(family, &ALL, 6, chunks);
+            check(family, &ALL, 6, |config| config.enforce_eager = true);
+        }
     }
     check("qwen3", &ALL, 6, |config| config.async_scheduling = Some(false));
-    check("qwen3", &ALL, 6, |config| config.max_num_batched_tokens = 7);
     check("qwen3", &ALL, 6, |config| config.deterministic = true);
-    let stats = check("qwen3", &[0, 1, 2], 16, |config| config.num_kvcache_blocks = Some(4));
-    assert!(stats.preemptions > 0, "{stats:?}");
 }

@@ -3,7 +3,9 @@
 //!
 //! The budget in bf16 is the one of the attention contract, applied to the model: what rounding storage to bf16 costs is
 //! measured with the reference kernels, whose sums are f64, on the same tokens; sums in f32 and other orders may at most
-//! double it, in root mean square and at worst.
+//! double it, in root mean square and at worst. The same for f16.
+
+use std::num::NonZeroU32;
 
 use lathe::config::{EngineConfig, SamplingParams, StorageType};
 use lathe::engine::TokenLogprobs;
@@ -83,19 +85,19 @@ fn error<'a>(got: impl Iterator<Item = &'a f64>, want: impl Iterator<Item = &'a 
     [(squares / f64::from(count)).sqrt(), worst]
 }
 
-/// A family's (or the shipped model's) errors in bf16, with graphs and without, and those of the oracle.
-fn check_bf16(model: Option<&str>, prompts: &[Prompt], tokens: usize) {
+/// A family's (or the shipped model's) errors in `dtype`, with graphs and without, and those of the oracle.
+fn check_rounded(model: Option<&str>, dtype: StorageType, prompts: &[Prompt], tokens: usize) {
     let name = model.unwrap_or("the shipped model");
-    let mut eager = config(model, "cuda", StorageType::Bf16);
+    let mut eager = config(model, "cuda", dtype);
     eager.enforce_eager = true;
     let [graphs, eager] =
-        [config(model, "cuda", StorageType::Bf16), eager].map(|config| generate(config, prompts, tokens));
+        [config(model, "cuda", dtype), eager].map(|config| generate(config, prompts, tokens));
     for (g, e) in graphs.iter().zip(&eager) {
         assert_eq!(g.token_ids, e.token_ids, "{name}: with graphs and without");
     }
     for outputs in [graphs, eager] {
         let want = forced(config(model, "cpu", StorageType::F32), false, &outputs);
-        let oracle = forced(config(model, "cpu", StorageType::Bf16), true, &outputs);
+        let oracle = forced(config(model, "cpu", dtype), true, &outputs);
         let got: Vec<Vec<f64>> =
             outputs.iter().flat_map(told).map(|row| row.into_iter().map(f64::from).collect()).collect();
         let positions = want.iter().map(Vec::len).sum::<usize>();
@@ -118,17 +120,54 @@ fn prompts(family: &str) -> Vec<Prompt> {
 }
 
 #[test]
-fn bf16_costs_every_family_what_rounding_costs() {
+fn bf16_costs_every_family_what_rounding_costs_and_so_does_f16() {
     softcuda();
     for family in FAMILIES {
-        check_bf16(Some(family), &prompts(family), 5);
+        check_rounded(Some(family), StorageType::Bf16, &prompts(family), 5);
     }
+    check_rounded(Some("qwen3"), StorageType::F16, &prompts("qwen3"), 5);
 }
 
 #[test]
 fn so_it_does_the_shipped_model() {
     softcuda();
-    check_bf16(None, &["Once upon a time, in a".into(), "The fox".into()], 4);
+    check_rounded(None, StorageType::Bf16, &["Once upon a time, in a".into(), "The fox".into()], 4);
+}
+
+#[test]
+fn a_batch_with_mixed_parameters_draws_the_cpu_s_tokens() {
+    softcuda();
+    let plain =
+        SamplingParams { max_tokens: 8, ignore_eos: true, seed: Some(7), ..SamplingParams::default() };
+    let params = [
+        SamplingParams { temperature: 0.0, ..plain.clone() },
+        SamplingParams { temperature: 1.0, ..plain.clone() },
+        SamplingParams {
+            temperature: 1.5,
+            top_k: NonZeroU32::new(40),
+            top_p: 0.9,
+            min_p: 0.01,
+            ..plain.clone()
+        },
+        SamplingParams {
+            temperature: 1.2,
+            presence_penalty: 0.5,
+            frequency_penalty: 0.3,
+            repetition_penalty: 1.3,
+            logit_bias: [(5, 3.0), (9, -100.0)].into(),
+            ..plain
+        },
+    ];
+    let recorded = golden("qwen3").1.prompts;
+    let prompts = [1, 2, 0, 1].map(|i| Prompt::Tokens(recorded[i].clone()));
+    let [cpu, cuda] = ["cpu", "cuda"].map(|device| {
+        let mut llm = LLM::new(config(Some("qwen3"), device, StorageType::F32)).unwrap();
+        let outputs = llm.generate(&prompts, &params, false).unwrap();
+        outputs.into_iter().map(|output| output.token_ids).collect::<Vec<_>>()
+    });
+    assert_eq!(cpu, cuda);
+    // Greedy, drawn and drawn otherwise, from two equal prompts.
+    assert_ne!(cpu[0], cpu[3]);
 }
 
 #[test]

@@ -5,12 +5,9 @@ use std::path::Path;
 
 use lathe::config::{EngineConfig, SamplingParams, StorageType};
 use lathe::device::{Cuda, Device, cuda::source};
-use lathe::engine::policies;
-use lathe::kernels::Registry;
-use lathe::llm::{LLM, Prompt};
-use lathe::open;
+use lathe::llm::Prompt;
 
-use crate::support::{golden, softcuda};
+use crate::support::{engine_on, golden, softcuda};
 
 #[test]
 fn a_saved_kernel_is_swapped_in_and_a_broken_one_is_not() {
@@ -32,9 +29,7 @@ fn a_saved_kernel_is_swapped_in_and_a_broken_one_is_not() {
         enable_prefix_caching: false,
         ..EngineConfig::default()
     };
-    let files = open::files(&config).unwrap();
-    let runner = open::runner_on(&dev, &Registry::cuda(dev.target()), &config, &files).unwrap();
-    let mut llm = LLM::with_runner(config, files, runner, policies::by_name("chunked").unwrap()).unwrap();
+    let mut llm = engine_on(&dev, config);
     // Logits, so to say, of a prompt's last position and of two decodes, which are recorded steps.
     let mut run = || {
         let params = SamplingParams { max_tokens: 3, logprobs: Some(320), ..SamplingParams::greedy() };

@@ -3,6 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Once;
 
+use lathe::config::EngineConfig;
+use lathe::device::Cuda;
+use lathe::engine::policies;
+use lathe::kernels::Registry;
+use lathe::llm::LLM;
+use lathe::open;
 use serde::Deserialize;
 
 /// What transformers recorded.
@@ -41,6 +47,13 @@ pub fn softcuda() {
         let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_LAZY | libc::RTLD_GLOBAL) };
         assert!(!handle.is_null(), "{} does not load: run `cargo xtask softcuda`", path.display());
     });
+}
+
+/// An engine on a device that is at hand.
+pub fn engine_on(dev: &Cuda, config: EngineConfig) -> LLM {
+    let files = open::files(&config).unwrap();
+    let runner = open::runner_on(dev, &Registry::cuda(dev.target()), &config, &files).unwrap();
+    LLM::with_runner(config, files, runner, policies::by_name("chunked").unwrap()).unwrap()
 }
 
 /// The folder of a family's model, and what was recorded of it.
