@@ -32,7 +32,7 @@ pub fn table(target: Target) -> Table<Attention, Cuda> {
 /// The fastest of the others for the shape and the device, as measured on an H100 (docs/results).
 ///
 /// - f32, heads that the others do not take, rows that are not at multiples of 16 bytes: `naive`
-/// - decode: `split_kv` up to 4 query heads a key head, `gqa_packed` beyond
+/// - decode: `split_kv` up to 2 query heads a key head, `gqa_packed` beyond
 /// - else `flash`, on Hopper with heads of 128 `flash_hopper`
 struct ByShape {
     hopper: bool,
@@ -41,7 +41,7 @@ struct ByShape {
 impl ByShape {
     fn choose(&self, spec: &AttentionSpec) -> Option<Fast> {
         let kinds = match (spec.decode, spec.heads / spec.kv_heads) {
-            (true, ..=4) => [Kind::SplitKv, Kind::GqaPacked],
+            (true, ..=2) => [Kind::SplitKv, Kind::GqaPacked],
             (true, _) => [Kind::GqaPacked, Kind::SplitKv],
             (false, _) => [Kind::FlashHopper, Kind::Flash],
         };

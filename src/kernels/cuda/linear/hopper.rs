@@ -26,7 +26,7 @@ pub struct WgmmaTma {
 }
 
 /// From so many outputs on, it streams weights past a few rows faster than `skinny`.
-pub const MANY_OUTPUTS: usize = 65_536;
+pub const MANY_OUTPUTS: usize = 24_576;
 
 /// `Shape` of `cuda/linear_hopper.cu`.
 struct Shape {
