@@ -79,12 +79,16 @@ fn main() -> Result<()> {
         }
     }
 
-    println!("a step while this many requests wait: 64 running, 64 tokens in and 32 out");
+    println!("a step while this many requests wait: 64 running, 64 tokens in and 17 to 47 out");
     for policy in policies::all().names() {
         print!("  {policy:<14}");
         for waiting in [1_000, 10_000, 100_000] {
-            let one = TraceRequest { prompt: 64, output: 32, predicted: Some(32), ..TraceRequest::default() };
-            let requests = (0..waiting).map(|i| TraceRequest { tenant: i % 8, ..one.clone() }).collect();
+            let one = |i: u32| {
+                let output = 17 + i * 7 % 31;
+                let predicted = Some(output);
+                TraceRequest { prompt: 64, output, predicted, tenant: i % 8, ..TraceRequest::default() }
+            };
+            let requests = (0..waiting).map(one).collect();
             let queue = Trace { name: String::new(), requests, hash_ids: Vec::new() };
             let mut setup = setup(1)?;
             setup.config.max_num_seqs = 64;

@@ -36,19 +36,14 @@ impl Scheduler for InTime {
         if !plan.preempt.is_empty() || room.is_full() {
             return;
         }
-        // In order of arrival, the late are a prefix of the queue.
-        let waiting = view.waiting();
-        let late = |at: usize| {
-            let id = waiting.clone().nth(at).expect("within the queue");
-            view.now() - view.seq(id).timing.arrival > Self::TTFT
-        };
-        let (mut low, mut high) = (0, waiting.len());
-        while low < high {
-            let middle = (low + high) / 2;
-            if late(middle) { low = middle + 1 } else { high = middle }
-        }
-        let mut old = waiting.clone().take(low).filter(|id| !self.preempted.contains(id));
-        let mut good = waiting.clone().skip(low).filter(|id| !self.preempted.contains(id));
+        // In order of arrival, the late are a prefix of the queue, and those in time few.
+        let (waiting, preempted) = (view.waiting(), &self.preempted);
+        let in_time = |&id: &SeqId| view.now() - view.seq(id).timing.arrival <= Self::TTFT;
+        let mut good: Vec<SeqId> = waiting.clone().rev().take_while(in_time).collect();
+        let late = waiting.len() - good.len();
+        good.retain(|id| !preempted.contains(id));
+        let mut good = good.into_iter().rev();
+        let mut old = waiting.take(late).filter(|id| !preempted.contains(id));
         let mut again = self.preempted.iter().copied();
         loop {
             let turn = (self.admitted + 1).is_multiple_of(Self::LATE);

@@ -3,7 +3,7 @@
 //! An executor that [overlaps](Executor::overlaps) gets the next step before the tokens of the one that runs are taken:
 //! planning, preparing and whatever the caller does with tokens then costs the device nothing.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -60,8 +60,8 @@ pub struct Engine {
     seed: u64,
     clock: Clock,
     stats: Stats,
-    /// Each in order of arrival.
-    waiting: VecDeque<SeqId>,
+    /// Each in order of arrival. This one may be long, and policies admit from anywhere in it.
+    waiting: BTreeSet<SeqId>,
     running: Vec<SeqId>,
     held: Vec<SeqId>,
     /// Wait for their last token only, which a flight draws.
@@ -119,7 +119,7 @@ impl Engine {
             seed: config.seed,
             clock: Clock::Wall(Instant::now()),
             stats: Stats::default(),
-            waiting: VecDeque::new(),
+            waiting: BTreeSet::new(),
             running: Vec::new(),
             held: Vec::new(),
             ending: Vec::new(),
@@ -180,7 +180,7 @@ impl Engine {
                 seq.status = Status::Held;
                 self.held.push(id);
             } else {
-                self.waiting.push_back(id);
+                self.waiting.insert(id);
                 self.scheduler.added(seq);
             }
         }
@@ -305,7 +305,7 @@ impl Engine {
             self.stats.preemptions += 1;
             self.pool.release(seq);
             self.running.remove(self.running.partition_point(|&other| other < id));
-            self.waiting.insert(self.waiting.partition_point(|&other| other < id), id);
+            self.waiting.insert(id);
         }
         // All hits before any new block, which may take the place of a cached one. Policies tend to admit last.
         for &(id, _) in self.plan.run.iter().rev() {
@@ -328,7 +328,7 @@ impl Engine {
                 seq.block_table.reserve_exact(seq.max_len.div_ceil(self.pool.block_size()));
                 seq.hashes.reserve_exact(seq.max_len.div_ceil(self.pool.block_size()));
             }
-            self.waiting.remove(self.waiting.partition_point(|&other| other < id));
+            self.waiting.remove(&id);
             self.running.insert(self.running.partition_point(|&other| other < id), id);
         }
         let Flight { items, samples, .. } = flight;
@@ -407,7 +407,7 @@ impl Engine {
                 self.ending.remove(at);
                 self.pool.release(seq);
                 seq.status = Status::Waiting;
-                self.waiting.insert(self.waiting.partition_point(|&other| other < item.id), item.id);
+                self.waiting.insert(item.id);
             }
         }
     }
@@ -469,19 +469,18 @@ impl Engine {
             }
         }
         if self.finished.len() > before {
-            self.unqueue(|seqs, id| seqs[id].is_finished());
+            self.unqueue();
         }
         while let Some(request) = self.ready.pop() {
             self.release_held(request);
         }
     }
 
-    /// Takes sequences out of the queues that they are in.
-    fn unqueue(&mut self, gone: impl Fn(&Sequences, SeqId) -> bool) {
+    /// Takes what has ended out of the short queues.
+    fn unqueue(&mut self) {
         let seqs = &self.seqs;
-        self.waiting.retain(|&id| !gone(seqs, id));
         for queue in [&mut self.running, &mut self.held, &mut self.ending] {
-            queue.retain(|&id| !gone(seqs, id));
+            queue.retain(|&id| !seqs[id].is_finished());
         }
     }
 
@@ -492,7 +491,7 @@ impl Engine {
         for id in self.held.drain(from..from + count) {
             let seq = self.seqs.at(id);
             seq.status = Status::Waiting;
-            self.waiting.insert(self.waiting.partition_point(|&other| other < id), id);
+            self.waiting.insert(id);
             self.scheduler.added(seq);
         }
     }
@@ -507,7 +506,7 @@ impl Engine {
         for at in before..self.finished.len() {
             self.end(self.finished[at], FinishReason::Abort);
         }
-        self.unqueue(|seqs, id| seqs[id].request == request);
+        self.unqueue();
         self.finished.len() > before
     }
 
@@ -519,13 +518,14 @@ impl Engine {
         }
         self.finished.push(id);
         self.end(id, reason);
-        self.unqueue(|_, other| other == id);
+        self.unqueue();
         // Those that waited for it to compute their prompt need not wait any more.
         self.release_held(self.seqs[id].request);
     }
 
-    /// Frees the blocks of a sequence that is in no queue any more.
+    /// Frees the blocks of a sequence, and its place if it waits; [`Self::unqueue`] must follow for the other queues.
     fn end(&mut self, id: SeqId, reason: FinishReason) {
+        self.waiting.remove(&id);
         let seq = self.seqs.at(id);
         let held = seq.status == Status::Held;
         seq.status = Status::Finished(reason);

@@ -2,7 +2,7 @@
 //!
 //! A policy moves nothing itself. The engine checks the plan ([`super::PlanCheck`]), moves the blocks and runs it.
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 
 use super::block_manager::{BlockManager, new_blocks};
 use super::sequence::{SeqId, Sequence, Sequences};
@@ -53,7 +53,7 @@ impl Plan {
 pub struct View<'a> {
     pub(super) seqs: &'a Sequences,
     pub(super) pool: &'a BlockManager,
-    pub(super) waiting: &'a VecDeque<SeqId>,
+    pub(super) waiting: &'a BTreeSet<SeqId>,
     pub(super) running: &'a [SeqId],
     pub(super) now: f64,
 }
@@ -76,7 +76,7 @@ impl<'a> View<'a> {
 
     /// The sequence that arrived first of all unfinished ones; it must not be preempted.
     pub fn oldest(&self) -> Option<SeqId> {
-        let (running, waiting) = (self.running.first(), self.waiting.front());
+        let (running, waiting) = (self.running.first(), self.waiting.first());
         running.into_iter().chain(waiting).min().copied()
     }
 
