@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use anyhow::{Context, Result};
 use lathe::config::EngineConfig;
 use lathe::lab::policies;
-use lathe::lab::simulate::{self, Setup, live, metrics::Results, trace::Trace};
+use lathe::lab::simulate::{self, Setup, live, metrics::Results, step_time::Work, trace::Trace};
 use lathe::llm::LLM;
 use serde_json::json;
 
@@ -40,14 +40,22 @@ impl Args {
                 let real = Results::of(&outcome, setup.slo);
                 let outcome = simulate::run(&setup, &made, &mut |_| policies.make(name), None, None)?;
                 let simulated = Results::of(&outcome, setup.slo);
-                let took: f64 = steps.iter().map(|(_, seconds)| seconds).sum();
-                let modelled: f64 = steps.iter().map(|(work, _)| setup.step_time.seconds(work)).sum();
-                let (requests, seconds) = (real.finished, real.seconds);
-                let (busy, steps) = (100.0 * took / seconds, off(took, modelled));
+                let (prompts, decodes): (Vec<_>, Vec<_>) =
+                    steps.iter().partition(|(work, _)| work.chunk_keys > 0);
+                let took = |steps: &[(Work, f64)]| steps.iter().map(|(_, seconds)| seconds).sum::<f64>();
+                let modelled = |steps: &[(Work, f64)]| {
+                    steps.iter().map(|(work, _)| setup.step_time.seconds(work)).sum::<f64>()
+                };
+                let error = |steps: &[(Work, f64)]| off(took(steps), modelled(steps));
+                let (requests, seconds, busy) = (real.finished, real.seconds, took(&steps) / real.seconds);
                 writeln!(
                     out,
-                    "{name}, {rate:.3} requests/s: {requests} in {seconds:.1} s, {busy:.0}% of it in steps; \
-                     the sum of these steps as modelled: {steps:+.1}%"
+                    "{name}, {rate:.3} requests/s: {requests} in {seconds:.1} s, {:.0}% of it in steps; the sum of \
+                     these steps as modelled: {:+.1}% (with prompts {:+.1}%, decodes alone {:+.1}%)",
+                    100.0 * busy,
+                    error(&steps),
+                    error(&prompts),
+                    error(&decodes)
                 )?;
                 for (figure, real, simulated, bound) in live::errors(&real, &simulated)? {
                     let fine = (simulated / real - 1.0).abs() <= bound;
