@@ -421,7 +421,7 @@ mod tests {
         let slow = slow as f64 / (100 * measured.len()) as f64;
         assert!((0.11..=0.14).contains(&slow), "an eighth of the fitted steps are slow: {slow}");
         // Only long steps are held up: short ones draw no such time.
-        let held_up = |work: &Work, i: usize| if work.tokens > 8 && i % 3 == 0 { 2.0 } else { 1.0 };
+        let held_up = |work: &Work, i: usize| if work.tokens > 8 && i.is_multiple_of(3) { 2.0 } else { 1.0 };
         let measured: Vec<_> = measured
             .iter()
             .enumerate()
