@@ -2,22 +2,16 @@
 //! from the prefix cache. On softcuda, or with `LATHE_DRIVER=system` on the machine's GPU.
 
 use lathe::config::{EngineConfig, SamplingParams, StorageType};
+use lathe::engine::Stats;
 use lathe::llm::{LLM, Prompt};
 
 use crate::support::{golden, on_gpu, softcuda};
 
-/// The first `tokens` greedy tokens of the prompts `which`, together, twice: the second time prefixes are cached.
-fn check(
-    family: &str,
-    which: &[usize],
-    tokens: usize,
-    change: impl FnOnce(&mut EngineConfig),
-) -> lathe::engine::Stats {
-    softcuda();
-    let (folder, expected) = golden(family);
-    let mut config = EngineConfig {
-        model: Some(folder.to_str().unwrap().into()),
-        device: "cuda".into(),
+/// Small enough that prompts fill blocks and steps.
+fn config(model: Option<String>, device: &str) -> EngineConfig {
+    EngineConfig {
+        model,
+        device: device.into(),
         dtype: Some(StorageType::F32),
         max_num_batched_tokens: 64,
         max_num_seqs: 4,
@@ -25,18 +19,33 @@ fn check(
         kvcache_block_size: 16,
         num_kvcache_blocks: Some(16),
         ..EngineConfig::default()
-    };
-    change(&mut config);
-    let mut llm = LLM::new(config).unwrap();
-    let prompts: Vec<_> = which.iter().map(|&i| Prompt::Tokens(expected.prompts[i].clone())).collect();
-    let params = SamplingParams { max_tokens: tokens, ignore_eos: true, ..SamplingParams::greedy() };
-    for round in 0..2 {
-        let outputs = llm.generate(&prompts, std::slice::from_ref(&params), false).unwrap();
-        for (output, &i) in outputs.iter().zip(which) {
-            assert_eq!(output.token_ids, expected.greedy[i][..tokens], "{family}: round {round}, prompt {i}");
-        }
     }
-    llm.engine().stats()
+}
+
+/// Greedy tokens of the prompts, together, twice: the second time prefixes are cached.
+fn greedy(config: EngineConfig, prompts: &[Prompt], tokens: usize) -> ([Vec<Vec<u32>>; 2], Stats) {
+    let mut llm = LLM::new(config).unwrap();
+    let params = SamplingParams { max_tokens: tokens, ignore_eos: true, ..SamplingParams::greedy() };
+    let rounds = [0, 1].map(|_| {
+        let outputs = llm.generate(prompts, std::slice::from_ref(&params), false).unwrap();
+        outputs.into_iter().map(|output| output.token_ids).collect()
+    });
+    (rounds, llm.engine().stats())
+}
+
+/// That the first `tokens` tokens of the prompts `which` are those recorded.
+fn check(family: &str, which: &[usize], tokens: usize, change: impl FnOnce(&mut EngineConfig)) -> Stats {
+    softcuda();
+    let (folder, expected) = golden(family);
+    let mut config = config(Some(folder.to_str().unwrap().into()), "cuda");
+    change(&mut config);
+    let prompts: Vec<_> = which.iter().map(|&i| Prompt::Tokens(expected.prompts[i].clone())).collect();
+    let (rounds, stats) = greedy(config, &prompts, tokens);
+    let want: Vec<_> = which.iter().map(|&i| expected.greedy[i][..tokens].to_vec()).collect();
+    for (round, got) in rounds.iter().enumerate() {
+        assert_eq!(*got, want, "{family}: round {round}");
+    }
+    stats
 }
 
 /// Prompts of 1, 5, 16 and 33 tokens.
@@ -71,4 +80,27 @@ fn so_it_does_without_graphs_in_chunks_and_preempted() {
     }
     check("qwen3", &ALL, 6, |config| config.async_scheduling = Some(false));
     check("qwen3", &ALL, 6, |config| config.deterministic = true);
+}
+
+#[test]
+fn the_shipped_model_gives_the_cpu_s_tokens() {
+    softcuda();
+    let prompts = [
+        "Once upon a time",
+        "The fox and the bear went to the river to look for a boat, and then it began to rain and they ran",
+        "Rain",
+    ];
+    let prompts = prompts.map(Prompt::from);
+    let (want, _) = greedy(config(None, "cpu"), &prompts, 16);
+    assert_eq!(want[0], want[1]);
+    let on_cuda = |change: fn(&mut EngineConfig)| {
+        let mut config = config(None, "cuda");
+        change(&mut config);
+        let (got, stats) = greedy(config, &prompts, 16);
+        assert_eq!(got, want);
+        stats
+    };
+    assert!(on_cuda(|_| {}).prefix_hit_tokens >= 16);
+    on_cuda(|config| (config.enforce_eager, config.max_num_batched_tokens) = (true, 7));
+    assert!(on_cuda(|config| config.num_kvcache_blocks = Some(4)).preemptions > 0);
 }
