@@ -263,7 +263,8 @@ impl<D: Device> Runner<D> {
 
     /// Stages the draws, with greedy ones that nobody wants until there are `size`.
     fn stage_draws(&mut self, batch: &Batch<'_>, size: usize) -> Result<Tail> {
-        self.sampling.stage(self.draws.iter().map(|&(_, id)| id), batch.seqs, size);
+        let ids = self.draws.iter().map(|&(_, id)| id);
+        self.sampling.stage(ids, batch.seqs, size, self.steady);
         let told = self.sampling.logprobs().map_or(0, |top| columns(top, self.vocab()));
         let dev = self.queue.dev();
         if !self.steady {

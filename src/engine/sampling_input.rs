@@ -31,9 +31,7 @@ pub struct SamplingInput<D: Device> {
     pub params: Staged<D, i32>,
     /// What the rows ask for together.
     pub spec: SampleSpec,
-    /// Whose rows these are, while no row has a list: for the same sequences again only positions change.
-    ids: Vec<SeqId>,
-    /// Whether that was so in the last step, and all else is on the device.
+    /// Whether only positions differ from what is on the device.
     steady: bool,
     /// By token: where the current row's history has it, as `epoch << 32 | index`.
     seen: Vec<u64>,
@@ -60,7 +58,6 @@ impl<D: Device> SamplingInput<D> {
             top_p_tail: Staged::new(dev, rows)?,
             params: Staged::new(dev, 5 * rows)?,
             spec: SampleSpec::default(),
-            ids: Vec::with_capacity(rows),
             steady: false,
             seen: vec![0; vocab],
             epoch: 0,
@@ -83,14 +80,14 @@ impl<D: Device> SamplingInput<D> {
             s.host.push(0);
         }
         self.spec = SampleSpec::default();
-        self.ids.clear();
         (self.processing, self.logprobs, self.steady) = (false, None, false);
     }
 
     /// Stages the rows that draw the next tokens of `ids`, with greedy ones that ask for nothing until there are `rows`.
-    pub fn stage(&mut self, ids: impl Iterator<Item = SeqId> + Clone, seqs: &Sequences, rows: usize) {
-        // Most steps decode what the step before did.
-        self.steady = self.top_p_tail.host.len() == rows && self.ids.iter().copied().eq(ids.clone());
+    /// `again`: of the same sequences and as many rows as last uploaded.
+    pub fn stage(&mut self, ids: impl Iterator<Item = SeqId>, seqs: &Sequences, rows: usize, again: bool) {
+        // Lists grow with the sequences.
+        self.steady = again && self.history_ids.host.is_empty() && self.bias_ids.host.is_empty();
         if self.steady {
             for (row, id) in self.params.host.chunks_exact_mut(5).zip(ids) {
                 row[4] = seqs[id].len() as i32;
@@ -98,13 +95,7 @@ impl<D: Device> SamplingInput<D> {
             return;
         }
         self.clear();
-        for id in ids {
-            self.push(&seqs[id]);
-            self.ids.push(id);
-        }
-        if !self.history_ids.host.is_empty() || !self.bias_ids.host.is_empty() {
-            self.ids.clear();
-        }
+        ids.for_each(|id| self.push(&seqs[id]));
         self.pad(rows);
     }
 
@@ -201,7 +192,6 @@ impl<D: Device> SamplingInput<D> {
         if self.steady {
             return self.params.upload(dev);
         }
-        let ids = std::mem::take(&mut self.ids); // not steady if a copy fails
         for s in [
             &mut self.history_start,
             &mut self.history_ids,
@@ -215,7 +205,6 @@ impl<D: Device> SamplingInput<D> {
         for s in [&mut self.logit_params, &mut self.bias_values, &mut self.top_p_tail] {
             s.upload(dev)?;
         }
-        self.ids = ids;
         Ok(())
     }
 }
