@@ -5,7 +5,7 @@ use lathe::config::{EngineConfig, SamplingParams, StorageType};
 use lathe::engine::Stats;
 use lathe::llm::{LLM, Prompt};
 
-use crate::support::{golden, on_gpu, softcuda};
+use crate::support::{FAMILIES, golden, on_gpu, softcuda};
 
 /// Small enough that prompts fill blocks and steps.
 fn config(model: Option<String>, device: &str) -> EngineConfig {
@@ -50,9 +50,6 @@ fn check(family: &str, which: &[usize], tokens: usize, change: impl FnOnce(&mut 
 
 /// Prompts of 1, 5, 16 and 33 tokens.
 const ALL: [usize; 4] = [0, 1, 2, 4];
-
-const FAMILIES: [&str; 7] =
-    ["qwen3", "qwen2", "llama", "llama3_rope", "mistral_window", "gemma3", "gemma3_mixed"];
 
 #[test]
 fn every_family_gives_the_recorded_tokens_with_graphs() {

@@ -14,10 +14,7 @@ use lathe::llm::{LLM, Output, Prompt};
 use lathe::open;
 use lathe_reference::sampling::log_softmax;
 
-use crate::support::{golden, softcuda};
-
-const FAMILIES: [&str; 7] =
-    ["qwen3", "qwen2", "llama", "llama3_rope", "mistral_window", "gemma3", "gemma3_mixed"];
+use crate::support::{FAMILIES, golden, softcuda};
 
 fn config(model: Option<&str>, device: &str, dtype: StorageType) -> EngineConfig {
     EngineConfig {

@@ -56,6 +56,10 @@ pub fn engine_on(dev: &Cuda, config: EngineConfig) -> LLM {
     LLM::with_runner(config, files, runner, policies::by_name("chunked").unwrap()).unwrap()
 }
 
+/// The families of models that transformers recorded.
+pub const FAMILIES: [&str; 7] =
+    ["qwen3", "qwen2", "llama", "llama3_rope", "mistral_window", "gemma3", "gemma3_mixed"];
+
 /// The folder of a family's model, and what was recorded of it.
 pub fn golden(family: &str) -> (PathBuf, Expected) {
     let folder = root().join("reference/golden/models").join(family);

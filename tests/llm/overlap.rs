@@ -29,9 +29,6 @@ fn requests() -> (Vec<Prompt>, Vec<SamplingParams>) {
     (0..24).map(|i| (Prompt::from(prompts[i % prompts.len()]), of(i))).unzip()
 }
 
-/// Tokens of a step for which [`run`] takes the policy below.
-const PAUSING: usize = 6;
-
 /// Prompts wait in every second step, half computed, while the same sequences decode again.
 struct Pausing(usize);
 
@@ -53,6 +50,15 @@ impl Scheduler for Pausing {
 
 /// What each request got, and how many preemptions there were.
 fn run(overlap: bool, change: impl FnOnce(&mut EngineConfig)) -> (Vec<Output>, usize) {
+    run_with(None, overlap, change)
+}
+
+/// The same with another policy.
+fn run_with(
+    policy: Option<Box<dyn Scheduler>>,
+    overlap: bool,
+    change: impl FnOnce(&mut EngineConfig),
+) -> (Vec<Output>, usize) {
     let mut config = EngineConfig {
         dtype: Some(StorageType::F32),
         async_scheduling: Some(overlap),
@@ -63,10 +69,9 @@ fn run(overlap: bool, change: impl FnOnce(&mut EngineConfig)) -> (Vec<Output>, u
         ..EngineConfig::default()
     };
     change(&mut config);
-    let pausing = config.max_num_batched_tokens == PAUSING;
     let mut llm = LLM::new(config).unwrap();
-    if pausing {
-        llm.engine().set_scheduler(Box::new(Pausing(0)));
+    if let Some(policy) = policy {
+        llm.engine().set_scheduler(policy);
     }
     let (prompts, params) = requests();
     let mut outputs = llm.generate(&prompts, &params, false).unwrap();
@@ -83,8 +88,9 @@ fn outputs_are_the_same() {
     assert_eq!(run(true, |_| {}).0, want);
     assert_eq!(run(true, |config| config.max_num_batched_tokens = 5).0, want, "in chunks");
     for overlap in [false, true] {
-        let pausing = |config: &mut EngineConfig| config.max_num_batched_tokens = PAUSING;
-        assert_eq!(run(overlap, pausing).0, want, "pausing, overlap {overlap}");
+        let (got, _) =
+            run_with(Some(Box::new(Pausing(0))), overlap, |config| config.max_num_batched_tokens = 6);
+        assert_eq!(got, want, "pausing, overlap {overlap}");
     }
     let (preempted, preemptions) = run(true, |config| config.num_kvcache_blocks = Some(6));
     assert_eq!(preempted, want, "preempted");
