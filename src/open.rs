@@ -133,7 +133,8 @@ pub fn runner_with<D: Device>(
         Some(StorageType::F16) => DType::F16,
         None => dtype_of(files.checkpoint_dtype()?),
     };
-    let decoder = Decoder::load(dev, &files.config, &files.weights, dtype, config.max_model_len)?;
+    let strips = kernels.read_strips(dev, dtype);
+    let decoder = Decoder::load(dev, &files.config, &files.weights, dtype, strips, config.max_model_len)?;
     Ok(Box::new(Runner::new(dev, kernels, decoder, config)?))
 }
 

@@ -29,7 +29,7 @@ fn runner(family: &str, kernels: &[(&str, &str)], block_size: usize) -> Runner<C
     let model = ModelConfig::from_json((&source.path("config.json"), &json), None).unwrap();
     let weights = Weights::open(&source).unwrap();
     let dev = Cpu::new(Some(2));
-    let decoder = Decoder::load(&dev, &model, &weights, DType::F32, 256).unwrap();
+    let decoder = Decoder::load(&dev, &model, &weights, DType::F32, false, 256).unwrap();
     let names: BTreeMap<String, String> =
         kernels.iter().map(|(s, k)| (s.to_string(), k.to_string())).collect();
     let set = Registry::cpu().select(&names, false).unwrap();

@@ -25,7 +25,7 @@ pub use activation::{Activation, ActivationArgs, GatedActivation};
 pub use attention::{Attention, AttentionArgs, AttentionSpec, SeqLen};
 pub use embedding::{Embedding, EmbeddingArgs};
 pub use kv_store::{KvStore, KvStoreArgs};
-pub use linear::{Linear, LinearArgs, LinearSpec};
+pub use linear::{Linear, LinearArgs, LinearSpec, strips};
 pub use logits::{Logits, LogitsArgs};
 pub use logprobs::{Logprobs, LogprobsArgs};
 pub use rms_norm::{AddRmsNorm, AddRmsNormArgs, RmsNorm, RmsNormArgs};
@@ -83,6 +83,11 @@ pub trait Kernel<O: Op, D: Device>: Send + Sync {
     /// `--deterministic` takes no others.
     fn batch_invariant(&self) -> bool {
         true
+    }
+
+    /// Whether it wants bf16 weights in [`strips`]; of interest to [`Linear`] alone.
+    fn reads_strips(&self, _dev: &D) -> bool {
+        false
     }
 
     /// Bytes of scratch memory that a call with these arguments needs.
@@ -241,6 +246,14 @@ pub struct KernelSet<D: Device> {
     pub sample: Slot<Sample, D>,
     /// Log-probabilities, where a request asks for them.
     pub logprobs: Slot<Logprobs, D>,
+}
+
+impl<D: Device> KernelSet<D> {
+    /// Whether weights of this dtype should lie in [`strips`]: every linear has to read them.
+    pub fn read_strips(&self, dev: &D, dtype: DType) -> bool {
+        let linears = [&self.linear_prefill, &self.linear_decode, &self.linear_logits];
+        dtype == DType::Bf16 && linears.iter().all(|kernel| kernel.reads_strips(dev))
+    }
 }
 
 /// Up to this many rows a linear counts as decode.

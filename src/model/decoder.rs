@@ -17,7 +17,7 @@ use crate::{
     error::Result,
     kernels::{
         ActivationArgs, AddRmsNormArgs, AttentionArgs, EmbeddingArgs, Kernel, KernelSet, Linear, LinearArgs,
-        Queue, RmsNormArgs, RopeArgs, RopeStoreArgs, SMALL_ROWS, SeqLen, run,
+        Queue, RmsNormArgs, RopeArgs, RopeStoreArgs, SMALL_ROWS, SeqLen, run, strips,
     },
 };
 
@@ -26,7 +26,7 @@ pub struct Decoder<D: Device> {
     config: ModelConfig,
     dtype: DType,
     embedding: Tensor<D>,
-    /// `None`: tied to the embedding.
+    /// `None`: the embedding's table.
     lm_head: Option<Tensor<D>>,
     final_norm: Tensor<D>,
     layers: Vec<LayerWeights<D>>,
@@ -36,7 +36,7 @@ pub struct Decoder<D: Device> {
 
 /// A projection, with its bias if it has one.
 struct Projection<D: Device> {
-    /// `[out, in]`.
+    /// `[out, in]`, or that in strips.
     weight: Tensor<D>,
     bias: Option<Tensor<D>>,
 }
@@ -152,8 +152,8 @@ impl<D: Device> Activations<D> {
 }
 
 impl<D: Device> Decoder<D> {
-    /// Puts the weights on the device in `dtype`; those that need no conversion or joining are not copied on a device
-    /// that shares the host's memory. `weights` were checked against `config`.
+    /// Puts the weights on the device in `dtype`, those of the products in [`strips`] if the kernels want that.
+    /// `weights` were checked against `config`.
     ///
     /// # Errors
     /// [`crate::Error::Device`] when the memory is not there; [`crate::Error::Model`] for a missing tensor.
@@ -162,9 +162,10 @@ impl<D: Device> Decoder<D> {
         config: &ModelConfig,
         weights: &Weights,
         dtype: DType,
+        strips: bool,
         max_positions: usize,
     ) -> Result<Self> {
-        let load = Load { dev, weights, dtype };
+        let load = Load { dev, weights, dtype, strips };
         let c = config;
         let layer = |i: usize| -> Result<LayerWeights<D>> {
             let name = |part: &str| format!("model.layers.{i}.{part}");
@@ -174,7 +175,7 @@ impl<D: Device> Decoder<D> {
                     parts.iter().map(|p| name(&format!("{p}.{what}"))).collect()
                 };
                 let bias = if bias { Some(load.joined(&all("bias"))?) } else { None };
-                Ok(Projection { weight: load.joined(&all("weight"))?, bias })
+                Ok(Projection { weight: load.product(&all("weight"))?, bias })
             };
             let (output_norms, mlp_norm) = if c.sandwich_norms {
                 let norms = [norm("post_attention_layernorm")?, norm("post_feedforward_layernorm")?];
@@ -198,7 +199,11 @@ impl<D: Device> Decoder<D> {
         Ok(Self {
             dtype,
             embedding: load.one("model.embed_tokens.weight")?,
-            lm_head: if c.tie_embeddings { None } else { Some(load.one("lm_head.weight")?) },
+            lm_head: match (c.tie_embeddings, strips) {
+                (false, _) => Some(load.product(&["lm_head.weight".into()])?),
+                (true, true) => Some(load.product(&["model.embed_tokens.weight".into()])?),
+                (true, false) => None,
+            },
             final_norm: load.one("model.norm.weight")?,
             layers: (0..c.layers.len()).map(layer).collect::<Result<_>>()?,
             ropes: c
@@ -421,6 +426,7 @@ struct Load<'a, D: Device> {
     dev: &'a D,
     weights: &'a Weights,
     dtype: DType,
+    strips: bool,
 }
 
 impl<D: Device> Load<'_, D> {
@@ -432,6 +438,29 @@ impl<D: Device> Load<'_, D> {
         let (shape, len) = (view.shape.clone(), view.bytes().len());
         let bytes: HostBytes = Arc::new(view);
         Ok(Tensor::from_buffer(self.dev.adopt(&bytes, 0..len)?, self.dtype, &shape))
+    }
+
+    /// As [`Self::joined`], in strips if the kernels want that.
+    fn product(&self, names: &[String]) -> Result<Tensor<D>> {
+        if !self.strips {
+            return self.joined(names);
+        }
+        let views = names.iter().map(|n| self.weights.get(n)).collect::<Result<Vec<_>>>()?;
+        let (n, k) = (views.iter().map(|v| v.shape[0]).sum(), views[0].shape[1]);
+        let converted: Vec<_> = views.iter().map(|view| convert(view, self.dtype)).collect();
+        let bytes = converted.iter().zip(&views).map(|(new, view)| new.as_deref().unwrap_or(view.bytes()));
+        let rows: Vec<&[u8]> = bytes.flat_map(|bytes| bytes.chunks_exact(k * self.dtype.size())).collect();
+        let shape = strips::shape(n, k);
+        let mut strip = vec![0; shape[1..].iter().product::<usize>() * self.dtype.size()];
+        let mut buffer = self.dev.alloc(shape[0] * strip.len())?;
+        for (i, rows) in rows.chunks(strips::ROWS).enumerate() {
+            if rows.len() < strips::ROWS {
+                strip.fill(0);
+            }
+            rows.iter().enumerate().for_each(|(r, row)| strips::place(row, r, &mut strip));
+            self.dev.write(&mut buffer, i * strip.len(), &strip)?;
+        }
+        Ok(Tensor::from_buffer(buffer, self.dtype, &shape))
     }
 
     /// The tensors one after the other along their first extent.

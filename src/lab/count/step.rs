@@ -38,7 +38,8 @@ impl OnDevice for DecodeStep<'_> {
         let Self { files, seqs, keys } = self;
         let dtype = dtype_of(files.checkpoint_dtype()?);
         let kernels = registry.select(&BTreeMap::new(), false)?;
-        let decoder = Decoder::load(dev, &files.config, &files.weights, dtype, keys)?;
+        let strips = kernels.read_strips(dev, dtype);
+        let decoder = Decoder::load(dev, &files.config, &files.weights, dtype, strips, keys)?;
         let model = decoder.config();
         let blocks = keys.div_ceil(BLOCK);
         let mut kv = KvCache::new(dev, model, dtype, seqs * blocks, BLOCK)?;

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     device::{Cpu, CpuBuffer, Pool, View},
-    kernels::LinearArgs,
+    kernels::{LinearArgs, strips},
 };
 
 /// Rows of x that are packed at a time: of 576 columns, a bit more than half of an L2 cache of 1 MiB.
@@ -30,7 +30,10 @@ pub(super) unsafe fn multiply<L: Dot<T>, T: Float, O: Float>(
     mut a: LinearArgs<'_, Cpu>,
     scratch: &mut CpuBuffer,
 ) {
-    let (&[m, k], n) = (a.x.shape(), a.weight.shape()[0]) else { unreachable!("checked") };
+    let (&[m, k], n) = (a.x.shape(), a.out.shape()[1]) else { unreachable!("checked") };
+    let in_strips = a.weight.shape().len() == 4;
+    // Strips are made for levels that multiply bf16 as it is.
+    assert!(!in_strips || (tile::rows::<L>() == strips::ROWS && size_of::<L::Packed>() == size_of::<T>()));
     let x = a.x.slice::<T>();
     let packed = scratch.bytes_mut();
     for first in (0..m).step_by(CHUNK) {
@@ -40,6 +43,7 @@ pub(super) unsafe fn multiply<L: Dot<T>, T: Float, O: Float>(
             x: x[first * a.x.stride()..].as_ptr(),
             stride: a.x.stride(),
             weight: a.weight.slice::<T>().as_ptr(),
+            in_strips,
             bias: a.bias.map(|b: View<'_, Cpu>| b.slice::<T>()),
             out: a.out.slice_mut::<O>()[first * n..].as_mut_ptr(),
             packed: packed.as_mut_ptr(),
@@ -60,8 +64,9 @@ struct Job<'a, L, T, O> {
     /// `[rows, k]`, rows `stride` apart.
     x: *const T,
     stride: usize,
-    /// `[n, k]`
+    /// `[n, k]`, or that in strips.
     weight: *const T,
+    in_strips: bool,
     bias: Option<&'a [T]>,
     /// `[rows, n]`
     out: *mut O,
@@ -100,7 +105,12 @@ impl<L: Dot<T>, T: Float, O: Float> Job<'_, L, T, O> {
 
     /// Whether packing the weights would cost more than it saves: one panel passes by them.
     fn in_place(&self) -> bool {
-        self.panels == 1
+        self.panels == 1 && !self.in_strips
+    }
+
+    /// Whether the weights are read from one end to the other, which the memory system foresees by itself.
+    fn streams(&self) -> bool {
+        self.panels == 1 && self.in_strips
     }
 
     /// The rows of x in panel `panel`: evenly split, since a narrow tile is a slow one.
@@ -202,12 +212,14 @@ impl<L: Dot<T>, T: Float, O: Float> Work for Strips<'_, L, T, O> {
         let packed: *mut u8 = packed.0.as_mut_ptr().cast();
         let mut sums = [const { MaybeUninit::uninit() }; CHUNK * MAX_ROWS];
         let sums = &mut sums[..job.rows * width];
+        // Elements from a strip to the next.
+        let stride = width * if job.in_strips { tile::padded::<L, T>(job.k) } else { job.k };
         let mut foreseen = usize::MAX;
         for strip in shares.from(own) {
+            let first = job.weight.wrapping_add(strip * stride);
             // Each strip asks for the next one; nobody asked for the first.
-            if strip != foreseen {
-                let first = job.weight.wrapping_add(strip * width * job.k);
-                (0..width * job.k)
+            if strip != foreseen && !job.streams() {
+                (0..stride)
                     .step_by(LINE / size_of::<T>())
                     .for_each(|at| prefetch::<L2, T>(first.wrapping_add(at)));
             }
@@ -218,6 +230,7 @@ impl<L: Dot<T>, T: Float, O: Float> Work for Strips<'_, L, T, O> {
             // SAFETY: just written.
             let sums = unsafe { sums.assume_init_mut() };
             for (k0, len) in tile::blocks::<L, T>(job.k) {
+                let block = first.wrapping_add(k0 * width).cast::<u8>().cast_mut();
                 let mut w: Rows<T> = [job.weight; MAX_ROWS];
                 for (r, w) in w[..width].iter_mut().enumerate() {
                     // At the edge the last row, again.
@@ -225,14 +238,15 @@ impl<L: Dot<T>, T: Float, O: Float> Work for Strips<'_, L, T, O> {
                 }
                 // The next strip: a row is too short for the memory system to foresee it. Asked for at once while
                 // this one is packed, its lines would keep the core waiting; so enough panels ask for some each.
-                let next = job.weight.wrapping_add((n0 + width) * job.k + k0 * width).cast::<u8>();
+                let next = block.wrapping_add(stride * size_of::<T>()).cast_const();
                 let (bytes, by_panel) = (width * len * size_of::<T>(), tile::operands::<L, T>(len) * LINE);
                 let by_panels = job.panels * by_panel >= bytes;
                 let ahead = if by_panels && !job.in_place() { 0 } else { width * job.k };
-                if !job.in_place() {
+                if !job.in_place() && !job.in_strips {
                     // SAFETY: rows that exist; a block fits.
                     unsafe { tile::pack_strip::<L, T>(&w, len, ahead, packed) };
                 }
+                let packed = if job.in_strips { block } else { packed };
                 for panel in 0..job.panels {
                     let asked = panel * by_panel;
                     let weights = if job.in_place() {

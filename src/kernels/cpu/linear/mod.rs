@@ -6,9 +6,10 @@
 //! - this file: the kernel and its choice of level
 //!
 //! x is packed once a call (as f32, or as bf16 for `vdpbf16ps`), in panels as wide as a tile. A strip is four
-//! vectors of weight rows: 16 rows with AVX-512. One panel of x reads the weights where they lie, transposed in
-//! registers: decode is bound by their bytes. With more, a task packs its strip of weights, a block of k at a
-//! time, into 18 KiB of its stack, and lets all panels of x pass by.
+//! vectors of weight rows: 16 rows with AVX-512. With `vdpbf16ps` the weights lie in strips from the start
+//! ([`crate::kernels::strips`]), where all of a model's linears take them so. Row-major weights are read where they lie by
+//! one panel of x, transposed in registers; with more, a task packs its strip of weights, a block of k at a time, into
+//! 18 KiB of its stack, and lets all panels of x pass by.
 
 mod job;
 pub(super) mod lanes;
@@ -55,6 +56,11 @@ impl Kernel<Linear, Cpu> for Blocked {
             (DType::F32 | DType::Bf16 | DType::F16, out) if out == spec.dtype || out == DType::F32 => Ok(()),
             (x, out) => Err(Unsupported(format!("x of {x} with out of {out}"))),
         }
+    }
+
+    /// They are what `vdpbf16ps` takes; other instructions have bf16 converted first.
+    fn reads_strips(&self, dev: &Cpu) -> bool {
+        dev.simd() == Simd::Avx512Bf16
     }
 
     fn scratch(&self, a: &LinearArgs<'_, Cpu>) -> usize {

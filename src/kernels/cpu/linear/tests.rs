@@ -6,7 +6,7 @@ use super::{job::CHUNK, *};
 use crate::kernels::cpu::simd::Float;
 use crate::{
     device::{Tensor, ViewMut},
-    kernels::{Queue, run},
+    kernels::{Queue, run, strips},
 };
 
 /// The SIMD levels that this machine has.
@@ -38,7 +38,20 @@ fn apart<T: Float>(dev: &Cpu, x: &[T], k: usize, gap: usize) -> Tensor<Cpu> {
     Tensor::from_slice(dev, &data, &[x.len() / k, k + gap]).unwrap()
 }
 
-/// `x · weightᵀ (+ bias)` with rows of x `gap` apart; checks that nothing around out is written.
+/// `w`, rows of `k`, in strips.
+fn in_strips<T: Float>(dev: &Cpu, w: &[T], k: usize) -> Tensor<Cpu> {
+    let shape = strips::shape(w.len() / k, k);
+    let mut data = vec![T::from_f32(0.0); shape.iter().product()];
+    for (strip, rows) in data.chunks_mut(shape[1..].iter().product()).zip(w.chunks(strips::ROWS * k)) {
+        for (r, row) in rows.chunks(k).enumerate() {
+            strips::place(bytemuck::cast_slice(row), r, bytemuck::cast_slice_mut(strip));
+        }
+    }
+    Tensor::from_slice(dev, &data, &shape).unwrap()
+}
+
+/// `x · weightᵀ (+ bias)` with rows of x `gap` apart; checks that nothing around out is written, and that weights in
+/// strips give the same bits.
 fn linear<T: Float, O: Float>(
     q: &mut Queue<Cpu>,
     x: &[T],
@@ -50,20 +63,28 @@ fn linear<T: Float, O: Float>(
     let (m, n) = (x.len() / k, w.len() / k);
     let dev = q.dev().clone();
     let x = apart(&dev, x, k, gap);
-    let w = Tensor::from_slice(&dev, w, &[n, k]).unwrap();
     let bias = bias.map(|b| Tensor::from_slice(&dev, b, &[n]).unwrap());
     let canary = O::from_f32(-77.0);
-    let mut data = vec![O::from_f32(f32::NAN); (m + 2) * n];
-    data[..n].fill(canary);
-    data[(m + 1) * n..].fill(canary);
-    let mut out = Tensor::from_slice(&dev, &data, &[m + 2, n]).unwrap();
-    let view: ViewMut<'_, Cpu> = out.rows_mut(1..m + 1);
-    let bias = bias.as_ref().map(|b| b.view());
-    let args = LinearArgs { x: x.view().columns(0..k), weight: w.view(), bias, out: view };
-    run(&Blocked, q, args).unwrap();
-    let data = out.to_vec::<O>(&dev).unwrap();
-    assert!(data[..n].iter().chain(&data[(m + 1) * n..]).all(|v| *v == canary), "written outside of out");
-    data[n..(m + 1) * n].to_vec()
+    let mut with = |weight: Tensor<Cpu>| {
+        let mut data = vec![O::from_f32(f32::NAN); (m + 2) * n];
+        data[..n].fill(canary);
+        data[(m + 1) * n..].fill(canary);
+        let mut out = Tensor::from_slice(&dev, &data, &[m + 2, n]).unwrap();
+        let view: ViewMut<'_, Cpu> = out.rows_mut(1..m + 1);
+        let bias = bias.as_ref().map(|b| b.view());
+        let args = LinearArgs { x: x.view().columns(0..k), weight: weight.view(), bias, out: view };
+        run(&Blocked, q, args).unwrap();
+        let data = out.to_vec::<O>(&dev).unwrap();
+        assert!(data[..n].iter().chain(&data[(m + 1) * n..]).all(|v| *v == canary), "written outside of out");
+        data[n..(m + 1) * n].to_vec()
+    };
+    let out = with(Tensor::from_slice(&dev, w, &[n, k]).unwrap());
+    if T::DTYPE == DType::Bf16 && Blocked.reads_strips(&dev) {
+        let same = with(in_strips(&dev, w, k));
+        let bits = |out: &[O]| bytemuck::cast_slice::<O, u8>(out).to_vec();
+        assert!(bits(&out) == bits(&same), "m{m} n{n} k{k}: strips give other bits");
+    }
+    out
 }
 
 /// Half of the distance between neighbours at `v`.
