@@ -121,6 +121,10 @@ const HUGE: usize = 128 << 10;
 /// What is mapped at a time for allocations smaller than that.
 const MAPPING: usize = 64 << 20;
 
+/// What a thread touches at a time.
+#[cfg(target_os = "linux")]
+const PART: usize = 4 << 20;
+
 /// Hands out pieces of mappings, each once, so that what is smaller than a huge page shares one.
 #[derive(Debug, Default)]
 struct Arena {
@@ -219,6 +223,22 @@ impl Device for Cpu {
             |e| Error::Device { device: "cpu".into(), what: format!("no memory for {bytes} bytes: {e}") };
         let mut arena = self.arena.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(CpuBuffer::Huge(arena.take(bytes).map_err(failed)?))
+    }
+
+    /// The first write to a huge page takes the system from 0.1 ms, and several in a virtual machine whose host has to
+    /// find the memory.
+    fn touch(&self, buffer: &CpuBuffer, bytes: usize) {
+        #[cfg(target_os = "linux")]
+        if let CpuBuffer::Huge(Piece { mapping, range }) = buffer {
+            let bytes = bytes.min(range.len());
+            self.pool.run(bytes.div_ceil(PART), &|i| {
+                let (at, len) = (range.start + i * PART, PART.min(bytes - i * PART));
+                // A kernel without it (before 5.14) refuses; nothing is lost.
+                mapping.advise_range(memmap2::Advice::PopulateWrite, at, len).ok();
+            });
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = (buffer, bytes);
     }
 
     fn adopt(&self, bytes: &HostBytes, range: Range<usize>) -> Result<CpuBuffer> {

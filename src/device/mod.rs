@@ -55,6 +55,10 @@ pub trait Device: Clone + Send + Sync + 'static {
     /// [`crate::Error::Device`] when the memory is not there.
     fn alloc(&self, bytes: usize) -> Result<Self::Buffer>;
 
+    /// Makes the system provide the first `bytes` of `buffer` now, should it do so at the first write: no step then waits
+    /// for that. They stay as they are.
+    fn touch(&self, _buffer: &Self::Buffer, _bytes: usize) {}
+
     /// Memory holding `bytes[range]`; a device that shares the host's memory refers to it without a copy.
     ///
     /// # Errors

@@ -94,7 +94,8 @@ impl BlockManager {
             hash,
             next_name: 1,
         };
-        (0..num_blocks as u32).for_each(|id| pool.push_free(id));
+        // Each at the head: the first is on top.
+        (0..num_blocks as u32).rev().for_each(|id| pool.push_free(id));
         pool
     }
 

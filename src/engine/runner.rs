@@ -131,6 +131,8 @@ impl<D: Device> Runner<D> {
         runner.num_blocks = runner.room(config, seqs * max_blocks)?;
         let (model, dtype) = (runner.decoder.config(), runner.decoder.dtype());
         runner.kv = KvCache::new(dev, model, dtype, runner.num_blocks, block_size)?;
+        // As many as a step may fill; they are the first that sequences get.
+        runner.kv.touch(dev, runner.num_blocks.min(tokens.div_ceil(block_size)));
         Ok(runner)
     }
 

@@ -78,6 +78,13 @@ impl<D: Device> KvCache<D> {
         Ok(Self { layers: config.layers.iter().map(layer).collect::<Result<_>>()? })
     }
 
+    /// [`Device::touch`]es the first `blocks`.
+    pub fn touch(&self, dev: &D, blocks: usize) {
+        for tensor in self.layers.iter().flatten() {
+            dev.touch(tensor.view().buffer(), blocks * (tensor.bytes() / tensor.shape()[0]));
+        }
+    }
+
     /// Bytes that a block takes over all layers.
     pub fn block_bytes(config: &ModelConfig, dtype: DType, block_size: usize) -> usize {
         2 * config.layers.len() * block_size * config.kv_heads * config.head_dim * dtype.size()

@@ -21,7 +21,7 @@ use half::{bf16, f16};
 
 use super::{
     super::{Attention, AttentionArgs, AttentionSpec, Kernel, SeqLen, Unsupported},
-    RowsMut, each,
+    RowsMut, each, machine_threads,
     simd::{Float, LANES},
 };
 use crate::{
@@ -64,8 +64,7 @@ impl Kernel<Attention, Cpu> for Tiled {
     /// The most that this spec and table can ask for, so that no later call needs more.
     fn scratch(&self, args: &AttentionArgs<'_, Cpu>) -> usize {
         // The pool's size is not known here; a launch takes no more threads than fit.
-        let threads = std::thread::available_parallelism().map_or(1, Into::into);
-        threads * Dims::new(args).scratch() * size_of::<f32>()
+        machine_threads() * Dims::new(args).scratch() * size_of::<f32>()
     }
 
     fn launch(&self, dev: &Cpu, args: AttentionArgs<'_, Cpu>, scratch: &mut CpuBuffer) -> Result<()> {

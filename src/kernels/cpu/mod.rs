@@ -15,7 +15,7 @@ mod simd;
 use std::{
     ops::Range,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
@@ -52,6 +52,13 @@ fn first<O: Op>(table: &mut Table<O, Cpu>, kernel: impl Kernel<O, Cpu> + 'static
 
 /// Bytes of work below which another thread is not worth its launch.
 const GRAIN: usize = 32 << 10;
+
+/// Threads of this machine. Asked for once: the system reads files to answer, which takes it longer (28 µs) than many a
+/// kernel.
+fn machine_threads() -> usize {
+    static THREADS: OnceLock<usize> = OnceLock::new();
+    *THREADS.get_or_init(|| std::thread::available_parallelism().map_or(1, Into::into))
+}
 
 /// Runs `f` over `0..rows` in parts, on more than one thread if rows of `bytes` each make it worth it.
 fn split(pool: &Pool, rows: usize, bytes: usize, f: impl Fn(Range<usize>) + Sync) {

@@ -9,7 +9,7 @@ use super::{
     super::{Kernel, Sample, SampleArgs, SampleSpec, Unsupported},
     RowsMut, each,
     logits::{largest, largest_of},
-    noise,
+    machine_threads, noise,
     simd::{Isa, Job, Plain, dispatch, exp64, sum64},
 };
 use crate::{
@@ -38,8 +38,7 @@ impl Kernel<Sample, Cpu> for Histogram {
     }
 
     fn scratch(&self, args: &SampleArgs<'_, Cpu>) -> usize {
-        let threads = std::thread::available_parallelism().map_or(1, Into::into);
-        threads * workspace(args.logits.shape()[1]) * size_of::<u64>()
+        machine_threads() * workspace(args.logits.shape()[1]) * size_of::<u64>()
     }
 
     fn launch(&self, dev: &Cpu, args: SampleArgs<'_, Cpu>, scratch: &mut CpuBuffer) -> Result<()> {
