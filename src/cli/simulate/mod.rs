@@ -25,6 +25,8 @@ use lathe::lab::simulate::{
 };
 use serde_json::json;
 
+use super::calibrate::Measure;
+
 /// Run scheduling policies on a request trace, on a virtual clock.
 ///
 /// The engine's own scheduler, block manager and prefix cache run unchanged; only the time of a step is modelled, by the
@@ -40,9 +42,9 @@ pub struct Args {
     /// Model shape: a name, or a folder with a config.json [default: the model in this binary]
     #[arg(long, value_name = "SHAPE")]
     model: Option<String>,
-    /// h100, h200, a100, cpu, or a file that lathe calibrate wrote
-    #[arg(long, value_name = "DEVICE", default_value = "h100")]
-    device: String,
+    /// h100, h200, a100, cpu, or a file that lathe calibrate wrote [default: h100; with --validate, this machine]
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
     /// Requests a second; several are run one after the other [default: the trace's own]
     #[arg(long, value_name = "R,…", value_delimiter = ',')]
     rate: Vec<f64>,
@@ -107,9 +109,12 @@ pub struct Args {
     #[arg(long, value_name = "F", num_args = 0..=1, default_missing_value = "0.9", conflicts_with_all = ["log", "replay", "report", "perfetto"])]
     knee: Option<f64>,
     /// Instead, run the same on the real engine in real time (--model is opened on this machine's CPU), and report how
-    /// far off the simulation is
+    /// far off the simulation is. Without --device, steps are measured before and after each run, as lathe calibrate does,
+    /// and fitted for that run
     #[arg(long, conflicts_with_all = ["knee", "log", "replay", "report", "perfetto", "replicas"])]
     validate: bool,
+    #[command(flatten)]
+    measure: Measure,
     #[command(flatten)]
     engine: Engine,
 }
@@ -144,7 +149,7 @@ struct Engine {
 /// For options or a trace that cannot be, and for a policy that breaks a rule.
 pub fn run(args: Args) -> Result<()> {
     let shape = Shape::find(args.model.as_deref())?;
-    let step_time = Arc::new(StepTime::find(&args.device, &shape)?);
+    let step_time = Arc::new(StepTime::find(args.device(), &shape)?);
     let trace = Trace::read(&args.trace)?;
     let setup = args.setup(&shape, step_time)?;
     let policies = policies::all();
@@ -205,6 +210,10 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 impl Args {
+    fn device(&self) -> &str {
+        self.device.as_deref().unwrap_or("h100")
+    }
+
     fn setup(&self, shape: &Shape, step_time: Arc<StepTime>) -> Result<Setup> {
         let (own, defaults) = (&self.engine, EngineConfig::default());
         let blocks = own.num_kvcache_blocks.or_else(|| step_time.kv_blocks(own.kvcache_block_size));
@@ -284,7 +293,7 @@ impl Args {
             let about = format!(
                 "{} on {}, {}, {} replica(s); SLO: TTFT {} s and TPOT {} s. lathe {}",
                 self.trace.display(),
-                self.device,
+                self.device(),
                 self.model.as_deref().unwrap_or("the shipped model"),
                 setup.replicas,
                 setup.slo.ttft,

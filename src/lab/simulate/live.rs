@@ -1,5 +1,6 @@
 //! The real engine beside the simulated one: measuring its steps, and running a workload on it in real time.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use rand::{Rng, SeedableRng};
@@ -57,9 +58,23 @@ fn greedy(max_tokens: usize) -> SamplingParams {
     SamplingParams { max_tokens, ignore_eos: true, ..SamplingParams::greedy() }
 }
 
-/// Keeps a random number of sequences running (up to `most`, of up to `longest` tokens) for some dozens of steps, then
-/// another, for about so many seconds, and times every step. Every second time the requests come at once and after a
-/// pause; else one a step, so that their prompts run beside the others' decodes.
+/// What [`measure`] runs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Calibration {
+    /// Most tokens of a sequence, at least 8.
+    pub longest: usize,
+    /// Most sequences at a time, at least 1.
+    pub most: usize,
+    /// How long to measure.
+    pub seconds: f64,
+}
+
+/// Keeps a random number of sequences running for some steps, then another, and times every step. Every second time the
+/// requests come at once and after a pause; else they join those that run, one a step, so that their prompts run beside
+/// the others' decodes.
+///
+/// The turns are short and everything is drawn anew in each: a machine's speed changes within seconds, and a batch size
+/// measured in a slow minute would look like a slow batch size.
 ///
 /// # Errors
 /// The engine's.
@@ -67,50 +82,49 @@ pub fn measure(
     engine: &mut Engine,
     scheduler: Box<dyn Scheduler>,
     vocabulary: usize,
-    (longest, most): (usize, usize),
-    seconds: f64,
+    calibration: Calibration,
+    seed: u64,
 ) -> Result<Steps> {
+    const STEPS_OF_A_TURN: usize = 16;
+    let Calibration { longest, most, seconds } = calibration;
     let mut timed = Timed::new(engine, scheduler);
-    let mut random = ChaCha8Rng::seed_from_u64(0);
-    let start = Instant::now();
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
     // Uniform in the logarithm: as many small batches and short prompts as large and long ones.
     let between = |random: &mut ChaCha8Rng, low: usize, high: usize| {
         let (low, high) = ((low as f64).ln(), (high.max(low + 1) as f64).ln());
         random.random_range(low..high).exp() as usize
     };
-    let add = |engine: &mut Engine, random: &mut ChaCha8Rng| {
-        let output = between(random, 2, 33).min(longest / 2);
-        let prompt = between(random, 4, longest - output);
-        let prompt: Vec<u32> = (0..prompt).map(|_| random.random_range(0..vocabulary as u32)).collect();
-        engine.add_request(&prompt, greedy(output), RequestOptions::default())
-    };
-    for phase in 0.. {
+    let mut requests = VecDeque::new();
+    let start = Instant::now();
+    for turn in 0.. {
         if start.elapsed().as_secs_f64() >= seconds {
             break;
         }
+        let at_once = turn % 2 == 0;
         let count = between(&mut random, 1, most + 1);
-        if phase % 2 == 0 {
-            while !timed.engine.is_finished() && start.elapsed().as_secs_f64() < 1.5 * seconds {
-                timed.step()?;
-            }
-            timed.pause(random.random_range(0.5e-3..20e-3));
-            for _ in 0..count {
-                add(timed.engine, &mut random)?;
-            }
+        while timed.engine.num_unfinished() > if at_once { 0 } else { count } {
+            requests.pop_front().map(|request| timed.engine.abort(request));
         }
-        for _ in 0..32 {
-            if timed.engine.num_unfinished() < count {
-                add(timed.engine, &mut random)?;
+        if at_once {
+            timed.pause(random.random_range(0.5e-3..20e-3));
+        }
+        for step in 0..STEPS_OF_A_TURN {
+            let missing = count.saturating_sub(timed.engine.num_unfinished());
+            for _ in 0..if at_once && step == 0 { missing } else { missing.min(1) } {
+                let output = between(&mut random, 2, 33).min(longest / 2);
+                let prompt = between(&mut random, 4, longest - output);
+                let prompt: Vec<u32> =
+                    (0..prompt).map(|_| random.random_range(0..vocabulary as u32)).collect();
+                requests.push_back(timed.engine.add_request(
+                    &prompt,
+                    greedy(output),
+                    RequestOptions::default(),
+                )?);
             }
             timed.step()?;
-            if start.elapsed().as_secs_f64() >= 1.5 * seconds {
-                break;
-            }
         }
     }
-    while !timed.engine.is_finished() {
-        timed.engine.step()?;
-    }
+    requests.into_iter().for_each(|request| _ = timed.engine.abort(request));
     // The first half of a second warms caches up.
     let warm = timed.steps.iter().scan(0.0, |sum, (_, seconds)| {
         *sum += seconds;

@@ -218,6 +218,8 @@ impl Fitted {
     /// Lengths of steps that have a spread of their own, with as many measured steps each.
     const SPREADS: usize = 8;
     const QUANTILES: usize = 100;
+    /// Measured steps that a knot of [`Self::steps`] takes: fewer say more about the machine's moods.
+    const OF_A_KNOT: usize = 6;
 
     fn median(&self, work: &Work) -> f64 {
         let (at, last) =
@@ -249,14 +251,17 @@ impl Fitted {
             |rows: Vec<(usize, &(Work, f64))>| rows.into_iter().map(|(_, row)| *row).collect::<Vec<_>>();
         let (held_out, fitted) = (strip(held_out), strip(fitted));
         let most = fitted.iter().map(|(work, _)| work.tokens).max().unwrap_or(0);
+        // Close together: a kernel's steps (how many rows it takes at a time) show as corners.
         let mut knots: Vec<usize> = Vec::new();
         let mut knot = 1;
         while knot < most {
-            let upper = knot * 2;
-            if fitted.iter().any(|(work, _)| work.tokens >= knot && work.tokens < upper) {
+            let next = (knot + 1).max(knot * 5 / 4);
+            if fitted.iter().filter(|(work, _)| (knot..next).contains(&work.tokens)).count()
+                >= Self::OF_A_KNOT
+            {
                 knots.push(knot);
             }
-            knot = upper;
+            knot = next;
         }
         knots.push(most);
         if knots.len() < 2 {
