@@ -193,7 +193,7 @@ impl LLM {
 
     /// Gives a request up. Returns whether any of it was unfinished.
     pub fn abort(&mut self, request: RequestId) -> bool {
-        self.texts.retain(|&id, _| self.engine.seq(id).is_none_or(|s| s.request != request));
+        self.texts.retain(|&id, _| self.engine.seq(id).is_none_or(|s| s.request() != request));
         self.engine.abort(request)
     }
 
@@ -238,7 +238,7 @@ impl LLM {
             }
         }
         state.text += &text;
-        let (request, sample) = (seq.request, seq.sample);
+        let (request, sample) = (seq.request(), seq.sample);
         let Some(finish_reason) = finish else {
             return Ok(Piece { request, sample, token_id: token, text, output: None });
         };

@@ -555,3 +555,48 @@ fn simulate_compares_policies_replays_a_log_and_names_a_malformed_row() {
     let error = cli.error(&["simulate", "--trace", "bad.csv"]);
     assert!(error.contains("bad.csv: line 2, GeneratedTokens is \"x\""), "{error}");
 }
+
+#[test]
+fn validate_measures_around_each_run_and_says_how_far_off_the_simulation_is() {
+    let cli = Cli::new();
+    let trace = concat!(env!("CARGO_MANIFEST_DIR"), "/experiments/traces/azure_conv_2000.csv");
+    let mut args = vec!["simulate", "--validate", "--trace", trace, "--arrivals", "poisson", "--rate", "200"];
+    args.extend(["--length-scale", "0.05", "--requests", "20", "--scheduler", "chunked,fcfs"]);
+    args.extend(["--seconds", "2", "--longest", "64", "--most", "4", "--json", "errors.jsonl"]);
+    args.extend([
+        "--max-num-batched-tokens",
+        "128",
+        "--num-kvcache-blocks",
+        "64",
+        "--kvcache-block-size",
+        "16",
+    ]);
+    let (text, _) = cli.ok(&args);
+    for policy in ["chunked", "fcfs"] {
+        let head = text.lines().find(|line| line.starts_with(policy)).unwrap();
+        assert!(head.starts_with(&format!("{policy}, 200.000 requests/s: 20 in ")), "{head}");
+        assert!(
+            head.contains("; single steps off by ") && head.ends_with(" that the fit had not seen"),
+            "{head}"
+        );
+    }
+    let found = lines(std::str::from_utf8(&cli.read("errors.jsonl")).unwrap());
+    let within = |line: &&Value| {
+        let bound = if line["figure"].as_str().unwrap().ends_with("p99") { 20.0 } else { 10.0 };
+        line["error_percent"].as_f64().unwrap().abs() <= bound
+    };
+    assert_eq!(found.len(), 10);
+    for line in &found {
+        let figure = |name: &str| line[name].as_f64().unwrap();
+        assert!(figure("real") > 0.0 && figure("simulated") > 0.0, "{line}");
+        let error = 100.0 * (figure("simulated") / figure("real") - 1.0);
+        assert!((error - figure("error_percent")).abs() < 1e-9, "{line}");
+    }
+    let last = text.lines().last().unwrap();
+    assert_eq!(last, format!("{} of 10 figures within their bounds", found.iter().filter(within).count()));
+
+    // With a device nothing is measured.
+    cli.ok(&[&args[..], &["--device", "h100"]].concat());
+    let error = cli.error(&["simulate", "--validate", "--trace", trace, "--longest", "7"]);
+    assert!(error.contains("--longest is 7, expected at least 8"), "{error}");
+}

@@ -221,7 +221,7 @@ impl Rates {
             prefix_hit: output.prefix_hit,
             tokens: output.token_ids.len(),
             ttft: first - timing.arrival,
-            decode: timing.last_token.unwrap_or(first) - first,
+            decode: timing.finished.unwrap_or(first) - first,
         }
     }
 }

@@ -171,7 +171,7 @@ impl Engine {
             let held = sample > 0 && hold;
             let id = self.seqs.insert(|id| Sequence::new(id, prompt, params.clone(), options.clone()));
             let seq = self.seqs.at(id);
-            (seq.request, seq.sample) = (request, sample);
+            seq.sample = sample;
             seq.seed = seed.wrapping_add(u64::from(sample));
             seq.max_len = seq.max_len.min(self.max_model_len);
             seq.timing.arrival = arrival;
@@ -446,15 +446,16 @@ impl Engine {
                     (None, Some(FinishReason::Error))
                 }
                 Sampled::Token(token) => {
-                    seq.timing.first_token.get_or_insert(now);
-                    seq.timing.last_token = Some(now);
+                    if seq.generated() == 0 {
+                        seq.timing.first_token = Some(now);
+                    }
                     (Some(token), append(seq, token, &self.vocabulary.eos_token_ids))
                 }
             };
             if seq.generated() <= 1 && seq.sample == 0 && seq.params.n > 1 {
-                self.ready.push(seq.request);
+                self.ready.push(seq.request());
             }
-            let (id, request, sample) = (seq.id, seq.request, seq.sample);
+            let (id, request, sample) = (seq.id, seq.request(), seq.sample);
             ended |= finish.is_some();
             self.events.push(Event { id, request, sample, token, finish });
         }
@@ -487,7 +488,7 @@ impl Engine {
     /// Queues the held sequences of a request whose first sequence has computed the prompt.
     fn release_held(&mut self, request: RequestId) {
         let from = self.held.partition_point(|id| id.number() < request.0);
-        let count = self.held[from..].iter().take_while(|&&id| self.seqs[id].request == request).count();
+        let count = self.held[from..].iter().take_while(|&&id| self.seqs[id].request() == request).count();
         for id in self.held.drain(from..from + count) {
             let seq = self.seqs.at(id);
             seq.status = Status::Waiting;
@@ -502,7 +503,7 @@ impl Engine {
     pub fn abort(&mut self, request: RequestId) -> bool {
         let before = self.finished.len();
         let queues = self.waiting.iter().chain(&self.running).chain(&self.held).chain(&self.ending);
-        self.finished.extend(queues.filter(|&&id| self.seqs[id].request == request));
+        self.finished.extend(queues.filter(|&&id| self.seqs[id].request() == request));
         for at in before..self.finished.len() {
             self.end(self.finished[at], FinishReason::Abort);
         }
@@ -520,7 +521,7 @@ impl Engine {
         self.end(id, reason);
         self.unqueue();
         // Those that waited for it to compute their prompt need not wait any more.
-        self.release_held(self.seqs[id].request);
+        self.release_held(self.seqs[id].request());
     }
 
     /// Frees the blocks of a sequence, and its place if it waits; [`Self::unqueue`] must follow for the other queues.
@@ -529,6 +530,7 @@ impl Engine {
         let seq = self.seqs.at(id);
         let held = seq.status == Status::Held;
         seq.status = Status::Finished(reason);
+        seq.timing.finished = Some(self.clock.now());
         self.pool.release(seq);
         self.stats.finished += 1;
         if !held {

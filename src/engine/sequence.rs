@@ -120,13 +120,13 @@ pub struct Timing {
     pub scheduled: Option<f64>,
     /// Its first token was sampled.
     pub first_token: Option<f64>,
-    /// Its latest token was sampled.
-    pub last_token: Option<f64>,
+    /// It ended: with its last token, unless it was aborted.
+    pub finished: Option<f64>,
 }
 
 /// One generation in progress. Inside an engine, only the engine changes it.
 ///
-/// `repr(C)`: plans are made and checked from the first cache line; the next two are what else every step touches.
+/// `repr(C)`: plans are made and checked from the first cache line; the next one is what else every step touches.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Sequence {
@@ -154,8 +154,6 @@ pub struct Sequence {
     pub(super) registered: (usize, u64),
     /// How to sample.
     pub params: Arc<SamplingParams>,
-    /// The request it belongs to.
-    pub request: RequestId,
     /// When things happened.
     pub timing: Timing,
     /// Keys its random numbers, together with the position of the token that is sampled.
@@ -189,7 +187,6 @@ impl Sequence {
             max_len: prompt.len().saturating_add(params.max_tokens),
             computed_before: 0,
             registered: (0, options.cache_salt),
-            request: RequestId(id.number()),
             timing: Timing { arrival: options.arrival.unwrap_or_default(), ..Timing::default() },
             seed: params.seed.unwrap_or_default(),
             prefix_hit: 0,
@@ -200,6 +197,12 @@ impl Sequence {
             params,
             options,
         }
+    }
+
+    /// The request it belongs to.
+    #[inline]
+    pub fn request(&self) -> RequestId {
+        RequestId(self.id.number() - u64::from(self.sample))
     }
 
     /// Prompt and output, pending tokens included.

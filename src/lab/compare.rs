@@ -237,7 +237,7 @@ fn measures(outputs: &[Output], seconds: f64) -> [f64; 3] {
     let ttft = outputs.iter().filter_map(|o| Some(o.timing.first_token? - o.timing.arrival)).collect();
     let per = |o: &Output| {
         let later = o.token_ids.len().checked_sub(1).filter(|n| *n > 0)?;
-        Some((o.timing.last_token? - o.timing.first_token?) / later as f64)
+        Some((o.timing.finished? - o.timing.first_token?) / later as f64)
     };
     [tokens as f64 / seconds, mean(ttft), mean(outputs.iter().filter_map(per).collect())]
 }

@@ -166,7 +166,7 @@ fn abort_frees_and_reports() {
     for id in ids {
         let seq = engine.seq(id).unwrap();
         let aborted = seq.status == Status::Finished(FinishReason::Abort);
-        assert_eq!(aborted, seq.request == gone);
+        assert_eq!(aborted, seq.request() == gone);
     }
     assert!(!engine.abort(gone), "aborted before");
     let finished = drain(&mut engine);
@@ -250,7 +250,7 @@ fn times_on_a_virtual_clock() {
     let ids = drain(&mut engine);
     let timing = engine.seq(ids[0]).unwrap().timing;
     assert_eq!((timing.arrival, timing.scheduled), (9.5, Some(10.0)));
-    assert_eq!((timing.first_token, timing.last_token), (Some(10.25), Some(10.75)));
+    assert_eq!((timing.first_token, timing.finished), (Some(10.25), Some(10.75)));
     assert_eq!((engine.seq(ids[1]).unwrap().timing.arrival, engine.now()), (10.0, 10.75));
 }
 

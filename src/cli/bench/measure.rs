@@ -51,9 +51,9 @@ pub fn measure(engine: &mut Engine, requests: &[Request], temperature: f32) -> R
     while !engine.is_finished() {
         events.clear();
         events.extend_from_slice(engine.step()?);
+        let now = engine.now();
         for event in &events {
             let seq = engine.seq(event.id).expect("readable until the next step");
-            let now = seq.timing.last_token.unwrap_or_default();
             match latest.insert(event.request, now) {
                 Some(previous) => measured.itl.push(now - previous),
                 None => measured.ttft.push(now - seq.timing.arrival),

@@ -73,10 +73,16 @@ impl Args {
                 };
                 let error = |steps: &[(Work, f64)]| off(took(steps), modelled(steps));
                 let (requests, seconds, busy) = (real.finished, real.seconds, took(&steps) / real.seconds);
+                // What a neighbour on the machine does to a run, and no model of steps foresees.
+                let (held_up, excess) = steps.iter().fold((0, 0.0), |(count, sum), (work, seconds)| {
+                    let over = seconds - 2.0 * setup.step_time.seconds(work);
+                    if over > 0.0 { (count + 1, sum + over) } else { (count, sum) }
+                });
                 writeln!(
                     out,
                     "{name}, {rate:.3} requests/s: {requests} in {seconds:.1} s, {:.0}% of it in steps; the sum of \
-                     these steps as modelled: {:+.1}% (with prompts {:+.1}%, decodes alone {:+.1}%); {}",
+                     these steps as modelled: {:+.1}% (with prompts {:+.1}%, decodes alone {:+.1}%); {held_up} took more than twice \
+                     that, {excess:.2} s more in all; {}",
                     100.0 * busy,
                     error(&steps),
                     error(&prompts),

@@ -237,7 +237,7 @@ impl Collector {
         if !preempted.is_empty() {
             for (id, since) in plan.run.iter().filter_map(|&(id, _)| preempted.remove_entry(&id)) {
                 let seq = engine.seq(id).expect("readable until the next step");
-                self.outcome.preempted.push((requests[seq.request.0 as usize], since, began));
+                self.outcome.preempted.push((requests[seq.request().0 as usize], since, began));
             }
         }
         if self.outcome.steps.len() < Self::STEPS {
@@ -264,7 +264,7 @@ impl Collector {
                 last[slot] = f64::NAN;
                 let seq = engine.seq(event.id).expect("readable until the next step");
                 self.outcome.records.push(Record {
-                    request: requests[seq.request.0 as usize],
+                    request: requests[seq.request().0 as usize],
                     replica: replica as u32,
                     tenant: seq.options.tenant,
                     arrival: seq.timing.arrival,

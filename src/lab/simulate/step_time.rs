@@ -251,10 +251,11 @@ impl Fitted {
             |rows: Vec<(usize, &(Work, f64))>| rows.into_iter().map(|(_, row)| *row).collect::<Vec<_>>();
         let (held_out, fitted) = (strip(held_out), strip(fitted));
         let most = fitted.iter().map(|(work, _)| work.tokens).max().unwrap_or(0);
-        // Close together: a kernel's steps (how many rows it takes at a time) show as corners.
+        // Close together: a kernel's steps (how many rows it takes at a time) show as corners. The last two as far apart
+        // as others, because their slope goes on beyond them.
         let mut knots: Vec<usize> = Vec::new();
         let mut knot = 1;
-        while knot < most {
+        while knot * 5 / 4 < most {
             let next = (knot + 1).max(knot * 5 / 4);
             if fitted.iter().filter(|(work, _)| (knot..next).contains(&work.tokens)).count()
                 >= Self::OF_A_KNOT
