@@ -263,6 +263,7 @@ fn sampler(c: &mut Criterion<CpuTime>) {
         for (what, greedy, top_k, tail) in
             [("greedy", 1, 0, 0.0f32), ("plain", 0, 0, 0.0), ("top-k 50, top-p 0.9", 0, 50, 0.1)]
         {
+            let temperature = Tensor::from_slice(&dev, &vec![0.6f32; rows], &[rows]).unwrap();
             let tails = Tensor::from_slice(&dev, &vec![tail; rows], &[rows]).unwrap();
             let params: Vec<i32> = (0..rows as i32).flat_map(|row| [greedy, top_k, row, 0, 9]).collect();
             let params = Tensor::from_slice(&dev, &params, &[rows, 5]).unwrap();
@@ -270,6 +271,7 @@ fn sampler(c: &mut Criterion<CpuTime>) {
                 b.iter(|| {
                     let args = SampleArgs {
                         logits: logits.view(),
+                        temperature: temperature.view(),
                         top_p_tail: tails.view(),
                         params: params.view(),
                         spec: SampleSpec { random: greedy == 0, truncated: top_k > 0 },

@@ -1,5 +1,7 @@
-// Logits processing, in place: soft-cap, bias, penalties, temperature, min-p, in this order.
-//   logits: [rows, VOCAB] f32      params: [rows, 5] f32: temperature (0: greedy), min_p, repetition, frequency, presence
+// Logits processing, in place: soft-cap, bias, penalties, min-p, in this order. Min-p looks at tempered logits, but the
+// division stays with the sampler.
+//   logits: [rows, VOCAB] f32      params: [rows, 5] f32: temperature (for min_p; 0: none), min_p, repetition, frequency,
+//   presence
 //   history: [rows + 1] starts, ids (distinct in a row), counts     bias: [rows + 1] starts, ids, values     all i32 but values
 // Oracle: reference/src/logits.rs; but for the soft-cap the same roundings, so the same bits. Shapes checked by
 // src/kernels/logits.rs. JIT constants: VOCAB.
@@ -18,6 +20,7 @@ constexpr u32 THREADS = 256, CHUNK = 4096, CHUNKS = ceil_div(u32(VOCAB), CHUNK);
 
 struct Params {
     float temperature, min_p, repetition, frequency, presence;
+    __device__ __forceinline__ bool masks() const { return temperature > 0.0f && min_p > 0.0f; }
 };
 __device__ __forceinline__ Params load_params(const float* params, u32 row) {
     const float* p = params + row * 5;
@@ -53,16 +56,13 @@ logits_naive(float* logits, const float* params, const int* history_start, const
     }
     __syncthreads();
 
-    if (p.temperature == 0.0f) return;
+    if (!p.masks()) return;
     float top = -INFINITY;
-    for (u32 i = threadIdx.x; i < VOCAB; i += THREADS) {
-        l[i] = __fdiv_rn(l[i], p.temperature);
-        top = fmaxf(top, l[i]);
-    }
-    top = block_max(top, shared);
+    for (u32 i = threadIdx.x; i < VOCAB; i += THREADS) top = fmaxf(top, l[i]);
+    top = __fdiv_rn(block_max(top, shared), p.temperature);
     const float floor = float(log(double(p.min_p)));
     for (u32 i = threadIdx.x; i < VOCAB; i += THREADS)
-        if (__fsub_rn(l[i], top) < floor) l[i] = -INFINITY;
+        if (__fsub_rn(__fdiv_rn(l[i], p.temperature), top) < floor) l[i] = -INFINITY;
 }
 
 // f(i) with i the index in the chunk of four logits at a time, or of one where rows do not lie at multiples of 16 bytes.
@@ -94,8 +94,7 @@ adjust(float* __restrict__ logits, const float* __restrict__ params, const int* 
     const u32 row = blockIdx.y, first = blockIdx.x * CHUNK;
     const Params p = load_params(params, row);
     const int h0 = history_start[row], h1 = history_start[row + 1], b0 = bias_start[row], b1 = bias_start[row + 1];
-    const bool divide = p.temperature > 0.0f && p.temperature != 1.0f, min_p = p.temperature > 0.0f && p.min_p > 0.0f;
-    const bool single = h0 < h1 || b0 < b1, whole = softcap > 0.0f || divide || min_p;
+    const bool single = h0 < h1 || b0 < b1, whole = softcap > 0.0f || p.masks();
     if (!single && !whole) return;
 
     float* const here = logits + u64(row) * VOCAB + first;
@@ -137,29 +136,24 @@ adjust(float* __restrict__ logits, const float* __restrict__ params, const int* 
         __syncthreads();
     }
     if (!whole) return;
-    const bool changed = softcap > 0.0f || divide || single;
+    const bool changed = softcap > 0.0f || single;
     float top = -INFINITY;
     for_chunk(first, [&](u32 i) {
-        const auto final = [&](float l) {
-            l = divide ? __fdiv_rn(l, p.temperature) : l;
-            top = fmaxf(top, l);
-            return l;
-        };
         if constexpr (VOCAB % 4 == 0) {
-            Vec<float> l = load_vec(chunk + i);
+            const Vec<float> l = load_vec(chunk + i);
 #pragma unroll
-            for (u32 j = 0; j < 4; j++) l.at[j] = final(l.at[j]);
+            for (u32 j = 0; j < 4; j++) top = fmaxf(top, l.at[j]);
             // Left to itself the compiler makes four stores of this one, each with a quarter of the bytes of its sectors.
             if (changed)
                 asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(here + i), "f"(l.at[0]), "f"(l.at[1]),
                              "f"(l.at[2]), "f"(l.at[3])
                              : "memory");
         } else {
-            const float l = final(chunk[i]);
-            if (changed) here[i] = l;
+            top = fmaxf(top, chunk[i]);
+            if (changed) here[i] = chunk[i];
         }
     });
-    if (min_p) {
+    if (p.masks()) {
         top = block_max(top, shared);
         if (threadIdx.x == 0) maxima[row * CHUNKS + blockIdx.x] = top;
     }
@@ -172,13 +166,15 @@ mask_unlikely(float* __restrict__ logits, const float* __restrict__ params, cons
     __shared__ float shared[WARP];
     const u32 row = blockIdx.y, first = blockIdx.x * CHUNK;
     const Params p = load_params(params, row);
-    if (!(p.temperature > 0.0f && p.min_p > 0.0f)) return;
+    if (!p.masks()) return;
     float top = -INFINITY;
     for (u32 c = threadIdx.x; c < CHUNKS; c += THREADS) top = fmaxf(top, maxima[row * CHUNKS + c]);
-    top = block_max(top, shared);
+    top = __fdiv_rn(block_max(top, shared), p.temperature);
     const float floor = float(log(double(p.min_p)));
     float* const here = logits + u64(row) * VOCAB + first;
     for_chunk(first, [&](u32 i) {
-        update(here + i, here + i, [&](float l) { return __fsub_rn(l, top) < floor ? -INFINITY : l; });
+        update(here + i, here + i, [&](float l) {
+            return __fsub_rn(__fdiv_rn(l, p.temperature), top) < floor ? -INFINITY : l;
+        });
     });
 }

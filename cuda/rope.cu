@@ -88,13 +88,33 @@ extern "C" __global__ void __launch_bounds__(128) rope_store_naive(const __grid_
         for (u32 d = 0; d < HEAD_DIM; d++) to[d] = x[d];
 }
 
-constexpr u32 PAIRS = ceil_div(HALF, WARP);  // of a lane
+constexpr u32 PAIRS = ceil_div(HALF, WARP);  // of a lane: lane, lane + 32, …
 constexpr u32 WARPS = 4;                     // of a block
 
-// Norms and turns one head, from x to `to`; a lane has the pairs lane, lane + 32, …
-__device__ __forceinline__ void head_by_warp(const Rope& r, u32 token, u32 head, const T* x, T* to) {
+// What a lane needs to know for a head's pairs. All of it is older than the kernel before, so it can be there when that
+// one ends.
+struct Turn {
+    float cos[PAIRS], sin[PAIRS];
+    T weight_a[PAIRS], weight_b[PAIRS];
+    __device__ __forceinline__ Turn(const Rope& r, u32 token, u32 head) {
+        const float* const cos_sin = r.cos_sin + u64(u32(r.positions[token])) * r.cos_sin_stride;
+        const T* const weight = head < r.heads ? r.q_norm : r.k_norm;
+#pragma unroll
+        for (u32 p = 0; p < PAIRS; p++) {
+            const u32 d = p * WARP + threadIdx.x % WARP;
+            if (d >= HALF) continue;
+            cos[p] = cos_sin[d];
+            sin[p] = cos_sin[d + HALF];
+            if (!QK_NORM) continue;
+            weight_a[p] = weight[d];
+            weight_b[p] = weight[d + HALF];
+        }
+    }
+};
+
+// Norms and turns one head, from x to `to`.
+__device__ __forceinline__ void head_by_warp(const Rope& r, const Turn& turn, const T* x, T* to) {
     const u32 lane = threadIdx.x % WARP;
-    const float* cos_sin = r.cos_sin + u64(u32(r.positions[token])) * r.cos_sin_stride;
     float a[PAIRS], b[PAIRS];
 #pragma unroll
     for (u32 p = 0; p < PAIRS; p++) {
@@ -103,7 +123,6 @@ __device__ __forceinline__ void head_by_warp(const Rope& r, u32 token, u32 head,
         b[p] = d < HALF ? to_f32(x[d + HALF]) : 0.0f;
     }
 #if QK_NORM
-    const T* weight = head < r.heads ? r.q_norm : r.k_norm;
     float sum_sq = 0.0f;
 #pragma unroll
     for (u32 p = 0; p < PAIRS; p++) sum_sq += a[p] * a[p] + b[p] * b[p];
@@ -114,10 +133,10 @@ __device__ __forceinline__ void head_by_warp(const Rope& r, u32 token, u32 head,
         const u32 d = p * WARP + lane;
         if (d >= HALF) continue;
 #if QK_NORM
-        a[p] *= scale * (to_f32(weight[d]) + r.offset);
-        b[p] *= scale * (to_f32(weight[d + HALF]) + r.offset);
+        a[p] *= scale * (to_f32(turn.weight_a[p]) + r.offset);
+        b[p] *= scale * (to_f32(turn.weight_b[p]) + r.offset);
 #endif
-        rotate(a[p], b[p], cos_sin[d], cos_sin[d + HALF]);
+        rotate(a[p], b[p], turn.cos[p], turn.sin[p]);
         to[d] = from_f32<T>(a[p]);
         to[d + HALF] = from_f32<T>(b[p]);
     }
@@ -125,23 +144,26 @@ __device__ __forceinline__ void head_by_warp(const Rope& r, u32 token, u32 head,
 
 // Grid: (tokens, ceil((heads + kv_heads) / 4)), 128 threads.
 extern "C" __global__ void __launch_bounds__(WARPS* WARP) rope_warp(const __grid_constant__ Rope r) {
+    const u32 token = blockIdx.x, last = r.heads + r.kv_heads - 1;
+    const u32 head = blockIdx.y * WARPS + threadIdx.x / WARP;
+    const Turn turn(r, token, min(head, last));
     wait_for_previous();
-    const u32 token = blockIdx.x, head = blockIdx.y * WARPS + threadIdx.x / WARP;
-    if (head >= r.heads + r.kv_heads) return;
+    if (head > last) return;
     T* const x = in_qkv(r, token, head);
-    head_by_warp(r, token, head, x, x);
+    head_by_warp(r, turn, x, x);
 }
 
 // Grid: (tokens, ceil((heads + 2 * kv_heads) / 4)), 128 threads.
 extern "C" __global__ void __launch_bounds__(WARPS* WARP) rope_store_warp(const __grid_constant__ Rope r) {
-    wait_for_previous();
-    const u32 token = blockIdx.x, head = blockIdx.y * WARPS + threadIdx.x / WARP;
-    if (head >= r.heads + 2 * r.kv_heads) return;
+    const u32 token = blockIdx.x, turned = r.heads + r.kv_heads, all = turned + r.kv_heads;
+    const u32 head = min(blockIdx.y * WARPS + threadIdx.x / WARP, all - 1);
+    const Turn turn(r, token, head);
     T* const x = in_qkv(r, token, head);
     T* const to = head < r.heads ? x : in_cache(r, token, head - r.heads);
-    if (!to) return;
-    if (head < r.heads + r.kv_heads)
-        head_by_warp(r, token, head, x, to);
+    wait_for_previous();
+    if (!to || blockIdx.y * WARPS + threadIdx.x / WARP >= all) return;
+    if (head < turned)
+        head_by_warp(r, turn, x, to);
     else
         for (u32 d = threadIdx.x % WARP; d < HEAD_DIM; d += WARP) to[d] = x[d];
 }

@@ -1,5 +1,6 @@
-// Sampling: one token a row from processed logits: softmax, top-k, top-p, draw.
-//   logits: [rows, VOCAB] f32       top_p_tail: [rows] f32, what top-p may cut off (0: off)
+// Sampling: one token a row from processed logits: temperature, softmax, top-k, top-p, draw.
+//   logits: [rows, VOCAB] f32       temperature: [rows] f32, divides the logits of rows that are not greedy
+//   top_p_tail: [rows] f32, what top-p may cut off (0: off)
 //   params: [rows, 5] i32: greedy, top_k (0: off), seed low, seed high, position       out: [rows] i32, the token or -1
 // Oracle: reference/src/{sampling,gumbel,philox}.rs. Shapes checked by src/kernels/sample.rs.
 //
@@ -73,12 +74,13 @@ constexpr u32 SURVEY_BLOCKS = VOCAB % 4 == 0 ? 0 : 4;
 
 // Launch: grid (ceil(STRIPS / 4), rows), block SURVEY_THREADS.
 extern "C" __global__ void __launch_bounds__(SURVEY_THREADS, SURVEY_BLOCKS)
-survey(const float* __restrict__ logits, const float* __restrict__ top_p_tail, const int* __restrict__ params,
-       RowScratch* __restrict__ scratch) {
+survey(const float* __restrict__ logits, const float* __restrict__ temperature, const float* __restrict__ top_p_tail,
+       const int* __restrict__ params, RowScratch* __restrict__ scratch) {
     wait_for_previous();
     const u32 row = blockIdx.y, lane = threadIdx.x % WARP;
     const u32 strip = blockIdx.x * (SURVEY_THREADS / WARP) + threadIdx.x / WARP;
     if (strip >= STRIPS) return;
+    const Params p = load_params(params, temperature, top_p_tail, row);
     const u32 first = strip * STRIP + lane * 4;
     float4 l[LOADS];
 #pragma unroll
@@ -91,21 +93,22 @@ survey(const float* __restrict__ logits, const float* __restrict__ top_p_tail, c
         usable &= (l[i].x < INFINITY) & (l[i].y < INFINITY) & (l[i].z < INFINITY) & (l[i].w < INFINITY);
         top = fmaxf(top, fmaxf(fmaxf(l[i].x, l[i].y), fmaxf(l[i].z, l[i].w)));
     }
-    if (!usable) top = INFINITY;
+    top = usable ? p.tempered(top) : INFINITY;
     top = fmaxf(top, __shfl_xor_sync(ALL_LANES, top, 1));
     top = fmaxf(top, __shfl_xor_sync(ALL_LANES, top, 2));
     if (lane % 4 == 0) scratch[row].largest[strip * 8 + lane / 4] = top;
 
     if constexpr (!RANDOM) return;
-    const Params p = load_params(params, top_p_tail, row);
     if (p.greedy || few(p.top_k)) return;
 
     if (TRUNCATED && p.tail > 0.0f) {
         float mass = 0.0f;
         if (top > -INFINITY) {
 #pragma unroll
-            for (u32 i = 0; i < LOADS; i++)
-                mass += (__expf(l[i].x - top) + __expf(l[i].y - top)) + (__expf(l[i].z - top) + __expf(l[i].w - top));
+            for (u32 i = 0; i < LOADS; i++) {
+                const auto e = [&](float logit) { return __expf(p.tempered(logit) - top); };
+                mass += (e(l[i].x) + e(l[i].y)) + (e(l[i].z) + e(l[i].w));
+            }
         }
         mass += __shfl_xor_sync(ALL_LANES, mass, 1);
         mass += __shfl_xor_sync(ALL_LANES, mass, 2);
@@ -117,15 +120,16 @@ survey(const float* __restrict__ logits, const float* __restrict__ top_p_tail, c
     u64 winner = 0;
 #pragma unroll
     for (u32 i = 0; i < LOADS; i++) {
-        const float most = fmaxf(fmaxf(l[i].x, l[i].y), fmaxf(l[i].z, l[i].w));
+        const float most = p.tempered(fmaxf(fmaxf(l[i].x, l[i].y), fmaxf(l[i].z, l[i].w)));
         if (__all_sync(ALL_LANES, most == -INFINITY || most + MAX_NOISE < best)) continue;
         const u32 token = first + i * WARP * 4;
         const uint4 w = words(p, token);
         const u32 least = least_word(best - most);
         if (!__any_sync(ALL_LANES, max(max(w.x, w.y), max(w.z, w.w)) >= least)) continue;
-        const auto enter = [&](u32 word, float logit, u32 t) {
-            if (word < least || logit == -INFINITY) return;
-            winner = max(winner, race_key(__fadd_rn(logit, gumbel(word)), t));
+        const auto enter = [&](u32 word, float l, u32 t) {
+            if (word < least) return;
+            const float logit = p.tempered(l);
+            if (logit > -INFINITY) winner = max(winner, race_key(__fadd_rn(logit, gumbel(word)), t));
         };
         enter(w.x, l[i].x, token);
         enter(w.y, l[i].y, token + 1);
@@ -149,11 +153,11 @@ __device__ __forceinline__ float load_largest(const RowScratch& scratch, float* 
     return block_reduce(top, Max(), parts);
 }
 
-// Calls f(token, logit) for the logits from `limit` on, each by one thread. Segments below are not read. IN_FLIGHT loads
-// of a lane are under way at a time: FAST where f is short, 1 where it is long, to keep the code short.
+// Calls f(token, logit) for the tempered logits from `limit` on, each by one thread. Segments below are not read. IN_FLIGHT
+// loads of a lane are under way at a time: FAST where f is short, 1 where it is long, to keep the code short.
 [[maybe_unused]] constexpr u32 FAST = VOCAB % 4 == 0 ? 4 : 1;
 template <u32 IN_FLIGHT, class F>
-__device__ __forceinline__ void for_tokens_from(float limit, const float* row, const float* largest, F f) {
+__device__ __forceinline__ void for_tokens_from(const Params& p, float limit, const float* row, const float* largest, F f) {
     const u32 lane = threadIdx.x % WARP;
     for (u32 strip = threadIdx.x / WARP; strip < STRIPS; strip += blockDim.x / WARP) {
         if (largest[strip * 8 + lane / 4] < limit) continue;
@@ -166,10 +170,13 @@ __device__ __forceinline__ void for_tokens_from(float limit, const float* row, c
 #pragma unroll
             for (u32 i = 0; i < IN_FLIGHT; i++) {
                 const u32 token = first + i * WARP * 4;
-                if (l[i].x >= limit) f(token, l[i].x);
-                if (l[i].y >= limit) f(token + 1, l[i].y);
-                if (l[i].z >= limit) f(token + 2, l[i].z);
-                if (l[i].w >= limit) f(token + 3, l[i].w);
+                const auto offer = [&](u32 t, float logit) {
+                    if (logit >= limit) f(t, logit);
+                };
+                offer(token, p.tempered(l[i].x));
+                offer(token + 1, p.tempered(l[i].y));
+                offer(token + 2, p.tempered(l[i].z));
+                offer(token + 3, p.tempered(l[i].w));
             }
         }
     }
@@ -224,7 +231,7 @@ __device__ int pick_candidates(const Params& p, float top, const float* row, con
     const float limit = fmaxf(of_ordered(kth_delegate(p.top_k, largest)), -FLOAT_MAX);
     if (threadIdx.x == 0) *count = 0;
     __syncthreads();
-    for_tokens_from<FAST>(limit, row, largest, [&](u32 token, float logit) {
+    for_tokens_from<FAST>(p, limit, row, largest, [&](u32 token, float logit) {
         const u32 at = atomicAdd(count, 1);
         if (at < CANDIDATES) candidates[at] = candidate(token, logit);
     });
@@ -278,20 +285,20 @@ __device__ int pick_candidates(const Params& p, float top, const float* row, con
 
 // Launch: grid rows, block PICK_THREADS.
 extern "C" __global__ void __launch_bounds__(PICK_THREADS, 2)
-pick(const float* __restrict__ logits, const float* __restrict__ top_p_tail, const int* __restrict__ params,
-     const RowScratch* __restrict__ scratch, int* __restrict__ out) {
+pick(const float* __restrict__ logits, const float* __restrict__ temperature, const float* __restrict__ top_p_tail,
+     const int* __restrict__ params, const RowScratch* __restrict__ scratch, int* __restrict__ out) {
     wait_for_previous();
     __shared__ u64 parts[WARP];
     __shared__ float largest[SEGMENTS];
     const u32 r = blockIdx.x;
     const float* const row = logits + u64(r) * VOCAB;
-    const Params p = load_params(params, top_p_tail, r);
+    const Params p = load_params(params, temperature, top_p_tail, r);
     const float top = load_largest(scratch[r], largest, parts);
     int token = -1;
     if (top > -INFINITY && top < INFINITY) {
         if (!RANDOM || p.greedy) {
             u32 lowest = 0; // as ~token, so that the maximum is it
-            for_tokens_from<1>(top, row, largest, [&](u32 t, float) { lowest = max(lowest, ~t); });
+            for_tokens_from<1>(p, top, row, largest, [&](u32 t, float) { lowest = max(lowest, ~t); });
             token = ~block_reduce(lowest, Max(), parts);
         } else if (!TRUNCATED || (p.top_k == 0 && p.tail == 0.0f)) {
             u64 winner = 0;
@@ -319,13 +326,14 @@ struct RejectShared {
 };
 
 // The k-th largest logit, eight bits at a time, a pass over the row for each: for rows that delegates cannot bound.
-__device__ float kth_logit(u32 k, const float* row, RejectShared& s) {
+__device__ float kth_logit(const Params& p, const float* row, RejectShared& s) {
+    u32 k = p.top_k;
     u32 kth = 0;
     for (u32 shift = 24;; shift -= 8) {
         for (u32 i = threadIdx.x; i < 256; i += REJECT_THREADS) s.counts[i] = 0;
         __syncthreads();
         const float limit = of_ordered(max(kth, ordered(-INFINITY)));
-        for_tokens_from<FAST>(limit, row, s.largest, [&](u32 token, float logit) {
+        for_tokens_from<FAST>(p, limit, row, s.largest, [&](u32 token, float logit) {
             const u32 key = ordered(logit);
             const bool same = shift == 24 || key >> (shift + 8) == kth >> (shift + 8);
             if (same && token < VOCAB) atomicAdd(&s.counts[key >> shift & 255], 1);
@@ -344,9 +352,9 @@ __device__ bool kept_exactly(const Params& p, u32 token, float logit, float floo
                              RejectShared& s) {
     double total = 0.0, sum = 0.0;
     const auto e = [&](float l) { return exp(double(l) - double(top)); };
-    for_tokens_from<1>(floor, row, s.largest, [&](u32, float l) { total += e(l); });
+    for_tokens_from<1>(p, floor, row, s.largest, [&](u32, float l) { total += e(l); });
     total = block_reduce(total, Sum(), s.parts);
-    for_tokens_from<1>(floor, row, s.largest, [&](u32 t, float l) {
+    for_tokens_from<1>(p, floor, row, s.largest, [&](u32 t, float l) {
         if (l < logit || (l == logit && t <= token)) sum += double(float(e(l) / total));
     });
     return float(block_reduce(sum, Sum(), s.parts)) > p.tail;
@@ -355,11 +363,11 @@ __device__ bool kept_exactly(const Params& p, u32 token, float logit, float floo
 // Top-p, and top-k where delegates cannot bound it, by rejection.
 __device__ int pick_by_rejection(const Params& p, float top, u64 winner, const float* row, const RowScratch& scratch,
                                  RejectShared& s) {
-    const float floor = p.top_k ? kth_logit(p.top_k, row, s) : -INFINITY;
+    const float floor = p.top_k ? kth_logit(p, row, s) : -INFINITY;
     double total = 0.0;
     if (p.tail > 0.0f) {
         if (p.top_k) {
-            for_tokens_from<1>(floor, row, s.largest, [&](u32, float l) { total += __expf(l - top); });
+            for_tokens_from<1>(p, floor, row, s.largest, [&](u32, float l) { total += __expf(l - top); });
         } else {
             for (u32 i = threadIdx.x; i < SEGMENTS; i += blockDim.x)
                 total += double(scratch.mass[i]) * double(__expf(s.largest[i] - top));
@@ -372,19 +380,19 @@ __device__ int pick_by_rejection(const Params& p, float top, u64 winner, const f
     bool rejected = false;
     for (;;) {
         if (winner == 0) {
-            for_tokens_from<1>(pivot, row, s.largest, [&](u32 t, float l) {
+            for_tokens_from<1>(p, pivot, row, s.largest, [&](u32 t, float l) {
                 if (l == -INFINITY || (rejected && l == pivot && t <= pivot_token)) return;
                 winner = max(winner, race_key(noisy(p, t, l), t));
             });
             winner = block_reduce(winner, Max(), s.parts);
         }
         const u32 token = race_token(winner);
-        const float logit = row[token];
+        const float logit = p.tempered(row[token]);
         bool keep = logit >= floor;
         if (keep && p.tail > 0.0f) {
             // Few enough to a thread for f32.
             float mine = 0.0f;
-            for_tokens_from<FAST>(logit, row, s.largest, [&](u32 t, float l) {
+            for_tokens_from<FAST>(p, logit, row, s.largest, [&](u32 t, float l) {
                 if (l > logit || t > token) mine += __expf(l - top);
             });
             const double above = block_reduce(double(mine), Sum(), s.parts);
@@ -409,14 +417,14 @@ __device__ int pick_by_rejection(const Params& p, float top, u64 winner, const f
 
 // Launch: grid rows, block REJECT_THREADS, after pick.
 extern "C" __global__ void __launch_bounds__(REJECT_THREADS, 1)
-reject(const float* __restrict__ logits, const float* __restrict__ top_p_tail, const int* __restrict__ params,
-       const RowScratch* __restrict__ scratch, int* __restrict__ out) {
+reject(const float* __restrict__ logits, const float* __restrict__ temperature, const float* __restrict__ top_p_tail,
+       const int* __restrict__ params, const RowScratch* __restrict__ scratch, int* __restrict__ out) {
     wait_for_previous();
     __shared__ RejectShared s;
     const u32 r = blockIdx.x;
     if (out[r] != PENDING) return;
     const float* const row = logits + u64(r) * VOCAB;
-    const Params p = load_params(params, top_p_tail, r);
+    const Params p = load_params(params, temperature, top_p_tail, r);
     const float top = load_largest(scratch[r], s.largest, s.parts);
     u64 winner = 0;
     if (!few(p.top_k)) {

@@ -9,14 +9,20 @@
 struct Params {
     bool greedy;
     u32 top_k; // 0: off
+    float temperature; // 1 where greedy
     float tail; // 0: off
     uint2 seed;
     u32 position;
+    // A logit as it is drawn from. Keeps order: the largest of some is the largest of them tempered.
+    __device__ __forceinline__ float tempered(float logit) const {
+        return temperature == 1.0f ? logit : __fdiv_rn(logit, temperature);
+    }
 };
-__device__ __forceinline__ Params load_params(const int* params, const float* top_p_tail, u32 row) {
+__device__ __forceinline__ Params load_params(const int* params, const float* temperature, const float* top_p_tail,
+                                              u32 row) {
     const int* p = params + row * 5;
     const u32 k = p[1] > 0 && p[1] < VOCAB ? p[1] : 0;
-    return {p[0] != 0, k, top_p_tail[row], make_uint2(p[2], p[3]), u32(p[4])};
+    return {p[0] != 0, k, p[0] != 0 ? 1.0f : temperature[row], top_p_tail[row], make_uint2(p[2], p[3]), u32(p[4])};
 }
 
 // ---- order ----
@@ -113,12 +119,13 @@ __device__ V block_reduce(V x, Op op, u64* shared) {
 }
 
 // The largest logit; infinite if some logit is NaN or plus infinity, or all are masked: then the row has no token.
-__device__ __forceinline__ float largest_of_row(const float* row, u64* parts) {
+__device__ __forceinline__ float largest_of_row(const Params& p, const float* row, u64* parts) {
     float top = -INFINITY;
     bool usable = true;
     for (u32 i = threadIdx.x; i < VOCAB; i += blockDim.x) {
         usable &= row[i] < INFINITY;  // false for NaN
         top = fmaxf(top, row[i]);
     }
+    top = p.tempered(top);
     return block_reduce(usable ? top : INFINITY, Max(), parts);
 }

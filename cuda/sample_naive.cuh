@@ -7,14 +7,15 @@ constexpr u32 NAIVE_THREADS = 256;
 
 // Launch: grid rows, block NAIVE_THREADS.
 extern "C" __global__ void __launch_bounds__(NAIVE_THREADS)
-sample_naive(const float* logits, const float* top_p_tail, const int* params, int* out) {
+sample_naive(const float* logits, const float* temperature, const float* top_p_tail, const int* params, int* out) {
     __shared__ u64 parts[WARP];
     __shared__ u32 first_kept;
     const u32 row = blockIdx.x;
-    const float* const l = logits + u64(row) * VOCAB;
-    const Params p = load_params(params, top_p_tail, row);
+    const float* const logit = logits + u64(row) * VOCAB;
+    const Params p = load_params(params, temperature, top_p_tail, row);
+    const auto l = [&](u32 i) { return p.tempered(logit[i]); };
 
-    const float top = largest_of_row(l, parts);
+    const float top = largest_of_row(p, logit, parts);
     if (!(top > -INFINITY && top < INFINITY)) {
         if (threadIdx.x == 0) out[row] = -1;
         return;
@@ -26,7 +27,7 @@ sample_naive(const float* logits, const float* top_p_tail, const int* params, in
         // The k-th largest key is the largest of which k keys are not below.
         for (u32 bit = 1u << 31; bit > 0; bit /= 2) {
             u32 count = 0;
-            for (u32 i = threadIdx.x; i < VOCAB; i += NAIVE_THREADS) count += ordered(l[i]) >= (floor | bit);
+            for (u32 i = threadIdx.x; i < VOCAB; i += NAIVE_THREADS) count += ordered(l(i)) >= (floor | bit);
             if (block_reduce(count, Sum(), parts) >= p.top_k) floor |= bit;
         }
     }
@@ -35,13 +36,13 @@ sample_naive(const float* logits, const float* top_p_tail, const int* params, in
         const u32 kept = floor;
         double total = 0.0;
         for (u32 i = threadIdx.x; i < VOCAB; i += NAIVE_THREADS)
-            if (ordered(l[i]) >= kept) total += exp(double(l[i]) - double(top));
+            if (ordered(l(i)) >= kept) total += exp(double(l(i)) - double(top));
         total = block_reduce(total, Sum(), parts);
-        const auto probability = [&](float logit) { return float(exp(double(logit) - double(top)) / total); };
+        const auto probability = [&](float x) { return float(exp(double(x) - double(top)) / total); };
         const auto mass_below = [&](u32 key) {
             double mass = 0.0;
             for (u32 i = threadIdx.x; i < VOCAB; i += NAIVE_THREADS)
-                if (ordered(l[i]) >= kept && ordered(l[i]) < key) mass += double(probability(l[i]));
+                if (ordered(l(i)) >= kept && ordered(l(i)) < key) mass += double(probability(l(i)));
             return block_reduce(mass, Sum(), parts);
         };
         // The largest key below which everything may go. Its own tokens go too while the sum allows, but the last.
@@ -55,10 +56,10 @@ sample_naive(const float* logits, const float* top_p_tail, const int* params, in
         if (threadIdx.x == 0) {
             u32 last = 0;
             for (u32 i = 0; i < VOCAB; i++)
-                if (l[i] == top) last = i;
+                if (l(i) == top) last = i;
             for (; first < VOCAB; first++) {
-                if (ordered(l[first]) != floor) continue;
-                mass += double(probability(l[first]));
+                if (ordered(l(first)) != floor) continue;
+                mass += double(probability(l(first)));
                 if (!(float(mass) <= p.tail) || first == last) break;
             }
             first_kept = first;
@@ -70,11 +71,11 @@ sample_naive(const float* logits, const float* top_p_tail, const int* params, in
 
     u64 winner = 0;
     for (u32 i = threadIdx.x; i < VOCAB; i += NAIVE_THREADS) {
-        const u32 key = ordered(l[i]);
+        const u32 key = ordered(l(i));
         if (p.greedy)
-            winner = max(winner, race_key(l[i], i));
-        else if (l[i] > -INFINITY && (key > floor || (key == floor && i >= first)))
-            winner = max(winner, race_key(noisy(p, i, l[i]), i));
+            winner = max(winner, race_key(l(i), i));
+        else if (l(i) > -INFINITY && (key > floor || (key == floor && i >= first)))
+            winner = max(winner, race_key(noisy(p, i, l(i)), i));
     }
     winner = block_reduce(winner, Max(), parts);
     if (threadIdx.x == 0) out[row] = race_token(winner);

@@ -141,21 +141,22 @@ __device__ __forceinline__ u32 cut_tail(float tail, float top, u32 first, const 
 
 // Launch: any grid, block SORT_THREADS.
 extern "C" __global__ void __launch_bounds__(SORT_THREADS)
-sample_sorting(const float* __restrict__ logits, const float* __restrict__ top_p_tail, const int* __restrict__ params,
-               u64* __restrict__ scratch, int* __restrict__ out, u32 rows) {
+sample_sorting(const float* __restrict__ logits, const float* __restrict__ temperature,
+               const float* __restrict__ top_p_tail, const int* __restrict__ params, u64* __restrict__ scratch,
+               int* __restrict__ out, u32 rows) {
     __shared__ SortShared s;
     u64 *const list = scratch + u64(blockIdx.x) * 2 * VOCAB, *const other = list + VOCAB;
     for (u32 r = blockIdx.x; r < rows; r += gridDim.x) {
         const float* const row = logits + u64(r) * VOCAB;
-        const Params p = load_params(params, top_p_tail, r);
-        const float top = largest_of_row(row, s.parts);
+        const Params p = load_params(params, temperature, top_p_tail, r);
+        const float top = largest_of_row(p, row, s.parts);
         if (!(top > -INFINITY && top < INFINITY)) {
             if (threadIdx.x == 0) out[r] = -1;
             continue;
         }
         u64 winner = 0;
         if (!p.greedy && (p.top_k > 0 || p.tail > 0.0f)) {
-            sort_by_digit(32, [&](u32 i) { return pair_of(i, row[i]); }, other, s);
+            sort_by_digit(32, [&](u32 i) { return pair_of(i, p.tempered(row[i])); }, other, s);
             const auto back = [&](u32 i) { return list[i]; };
             const auto forth = [&](u32 i) { return other[i]; };
             sort_by_digit(40, forth, list, s);
@@ -172,8 +173,10 @@ sample_sorting(const float* __restrict__ logits, const float* __restrict__ top_p
             }
         } else {
 #pragma unroll 1
-            for (u32 i = threadIdx.x; i < VOCAB; i += SORT_THREADS)
-                if (row[i] > -INFINITY) winner = max(winner, race_key(p.greedy ? row[i] : noisy(p, i, row[i]), i));
+            for (u32 i = threadIdx.x; i < VOCAB; i += SORT_THREADS) {
+                const float l = p.tempered(row[i]);
+                if (l > -INFINITY) winner = max(winner, race_key(p.greedy ? l : noisy(p, i, l), i));
+            }
         }
         winner = block_reduce(winner, Max(), s.parts);
         if (threadIdx.x == 0) out[r] = race_token(winner);

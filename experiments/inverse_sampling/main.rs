@@ -8,7 +8,7 @@ use lathe::{
     lab::{cases::Kind, certificate::Certificate},
 };
 
-/// Draws by inversion: the first token at which the running sum of `e^(l - max)` passes `u` times the total. The seam's
+/// Draws by inversion: the first token at which the running sum of `e^((l - max) / temperature)` passes `u` times the total. The seam's
 /// samplers draw one noise value a token instead. No top-k or top-p.
 struct Inverse;
 
@@ -36,10 +36,12 @@ impl Kernel<Sample, Cpu> for Inverse {
             } else if greedy != 0 {
                 logits.iter().position(|&l| l == max)
             } else {
-                let total: f32 = logits.iter().map(|l| (l - max).exp()).sum();
+                let temperature = a.temperature.slice::<f32>()[r];
+                let weight = |l: &f32| ((l - max) / temperature).exp();
+                let total: f32 = logits.iter().map(weight).sum();
                 let mut left = uniform(low as u32, high as u32, position as u32) * total;
                 let crosses = |l: &f32| {
-                    left -= (l - max).exp();
+                    left -= weight(l);
                     left < 0.0
                 };
                 // Rounding may leave a little at the end.
@@ -66,6 +68,7 @@ fn uniform(low: u32, high: u32, position: u32) -> f32 {
 fn time(dev: &Cpu, kernel: &Slot<Sample, Cpu>) -> anyhow::Result<f64> {
     let (rows, vocab, calls) = (8, 151_936, 10);
     let logits = Tensor::from_slice(dev, &Kind::Wide.logits(vocab, 1).repeat(rows), &[rows, vocab])?;
+    let temperature = Tensor::from_slice(dev, &vec![0.6f32; rows], &[rows])?;
     let tails = Tensor::from_slice(dev, &vec![0.0f32; rows], &[rows])?;
     let params: Vec<i32> = (0..rows as i32).flat_map(|r| [0, 0, r, 0, 7]).collect();
     let params = Tensor::from_slice(dev, &params, &[rows, 5])?;
@@ -73,13 +76,15 @@ fn time(dev: &Cpu, kernel: &Slot<Sample, Cpu>) -> anyhow::Result<f64> {
     let mut queue = Queue::new(dev)?;
     let start = Instant::now();
     for _ in 0..calls {
-        let (logits, top_p_tail, params) = (logits.view(), tails.view(), params.view());
-        let spec = SampleSpec { random: true, truncated: false };
-        kernels::run(
-            &**kernel,
-            &mut queue,
-            SampleArgs { logits, top_p_tail, params, spec, out: out.view_mut() },
-        )?;
+        let args = SampleArgs {
+            logits: logits.view(),
+            temperature: temperature.view(),
+            top_p_tail: tails.view(),
+            params: params.view(),
+            spec: SampleSpec { random: true, truncated: false },
+            out: out.view_mut(),
+        };
+        kernels::run(&**kernel, &mut queue, args)?;
     }
     Ok(start.elapsed().as_secs_f64() / f64::from(calls) / rows as f64 * 1e6)
 }

@@ -1,7 +1,7 @@
 //! Logits processing: from the language model head to what is sampled from.
 //!
-//! Source: the order is vLLM's (`v1/sample/sampler.py`); repetition penalty, temperature and min-p as in Hugging
-//! Face's `logits_process.py`; frequency and presence penalties as in OpenAI's API; soft-cap as in Gemma 2,
+//! Source: the order is vLLM's (`v1/sample/sampler.py`); repetition penalty and min-p as in Hugging Face's
+//! `logits_process.py`, min-p after the temperature, by which [`temper`](crate::sampling::temper) divides later; frequency and presence penalties as in OpenAI's API; soft-cap as in Gemma 2,
 //! arXiv:2408.00118. Every elementwise step but the soft-cap is one f32 operation, as in both projects, and so
 //! are its roundings: a kernel can match them bit for bit (products and differences separate, not fused).
 
@@ -24,9 +24,9 @@ pub struct LogitsParams<'a> {
     pub frequency_penalty: f32,
     /// Subtracted once if in the output.
     pub presence_penalty: f32,
-    /// Divides all logits; 0 means greedy and leaves them.
+    /// What the logits will be divided by, for `min_p`; 0 means greedy.
     pub temperature: f32,
-    /// Tokens less likely than `min_p` times the likeliest are masked; not when greedy.
+    /// Tokens less likely than `min_p` times the likeliest, after the temperature, are masked; not when greedy.
     pub min_p: f32,
 }
 
@@ -85,12 +85,9 @@ pub fn process(row: &mut [f32], params: &LogitsParams) {
     }
 
     if p.temperature > 0.0 {
-        for l in row.iter_mut() {
-            *l /= p.temperature;
-        }
-        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max) / p.temperature;
         let floor = min_p_floor(p.min_p);
-        for l in row.iter_mut().filter(|l| **l - max < floor) {
+        for l in row.iter_mut().filter(|l| **l / p.temperature - max < floor) {
             *l = f32::NEG_INFINITY;
         }
     }
@@ -163,17 +160,16 @@ mod tests {
     }
 
     #[test]
-    fn penalties_come_after_the_bias_and_before_the_temperature() {
+    fn penalties_come_after_the_bias() {
         let params = LogitsParams {
             logit_bias: &[(0, 3.0)],
             repetition_penalty: 2.0,
             presence_penalty: 1.0,
             output: &[0],
-            temperature: 0.5,
             ..Default::default()
         };
-        // ((-1 + 3) / 2 - 1) / 0.5
-        assert_eq!(processed([-1.0, 1.0], &params), [0.0, 2.0]);
+        // (-1 + 3) / 2 - 1
+        assert_eq!(processed([-1.0, 1.0], &params), [0.0, 1.0]);
     }
 
     #[test]
@@ -186,7 +182,10 @@ mod tests {
     fn min_p_is_relative_to_the_likeliest_after_temperature() {
         // After temperature 2: gaps 0, 1, 3 under the maximum, so ratios 1, 0.37, 0.05.
         let params = LogitsParams { temperature: 2.0, min_p: 0.1, ..Default::default() };
-        assert_eq!(processed([6.0, 4.0, 0.0], &params), [3.0, 2.0, -INF]);
+        assert_eq!(processed([6.0, 4.0, 0.0], &params), [6.0, 4.0, -INF]);
+        // Alone, the temperature changes nothing yet.
+        let params = LogitsParams { temperature: 2.0, ..Default::default() };
+        assert_eq!(processed([6.0, 4.0, 0.0], &params), [6.0, 4.0, 0.0]);
         let params = LogitsParams { min_p: 1.0, ..Default::default() };
         assert_eq!(processed([2.0, 1.9, 2.0], &params), [2.0, -INF, 2.0]);
     }

@@ -1,4 +1,4 @@
-//! From a row of processed logits to a token: the exact support and probabilities, and the draws.
+//! From a row of processed logits to a token: temperature, the exact support and probabilities, and the draws.
 //!
 //! Source: top-k and top-p as `TopKLogitsWarper` and `TopPLogitsWarper` of Hugging Face's `logits_process.py`,
 //! ties and boundaries included; nucleus sampling, arXiv:1904.09751. Rows are usable in the sense of
@@ -6,6 +6,14 @@
 
 use crate::gumbel::gumbel;
 use crate::philox::{Stream, uniform, word};
+
+/// Divides a row `[vocab]` by the temperature, which is positive: one f32 operation a logit, as in Hugging Face's
+/// `TemperatureLogitsWarper`.
+pub fn temper(row: &mut [f32], temperature: f32) {
+    for l in row {
+        *l /= temperature;
+    }
+}
 
 /// The probabilities of a row `[vocab]`; -inf gets 0.
 pub fn softmax(logits: &[f32]) -> Vec<f64> {
@@ -131,6 +139,13 @@ mod tests {
     /// Logits of the probabilities 0.1, 0.4, 0.2, 0.3.
     fn tenths() -> [f32; 4] {
         [0.1, 0.4, 0.2, 0.3].map(f32::ln)
+    }
+
+    #[test]
+    fn temperature_divides() {
+        let mut row = [6.0, -4.0, 0.0, -INF];
+        temper(&mut row, 0.5);
+        assert_eq!(row, [12.0, -8.0, 0.0, -INF]);
     }
 
     #[test]

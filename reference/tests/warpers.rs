@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lathe_reference::logits::{LogitsParams, process};
-use lathe_reference::sampling::{log_softmax, support};
+use lathe_reference::sampling::{log_softmax, support, temper};
 use safetensors::{Dtype, SafeTensors};
 
 const ROWS: usize = 8;
@@ -84,6 +84,7 @@ fn supports_are_equal_and_log_probabilities_agree() {
                 ..Default::default()
             };
             process(&mut row, &params);
+            temper(&mut row, case.temperature);
             let processed = log_softmax(&row);
             let probs = support(&row, case.top_k, case.top_p);
 

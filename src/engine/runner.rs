@@ -245,6 +245,7 @@ impl<D: Device> Runner<D> {
         }
         let args = SampleArgs {
             logits: logits.as_view(),
+            temperature: s.temperature.view(),
             top_p_tail: s.top_p_tail.view(),
             params: s.params.view().reshape(&[rows, 5]),
             spec: s.spec,

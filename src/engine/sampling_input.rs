@@ -25,6 +25,8 @@ pub struct SamplingInput<D: Device> {
     pub bias_ids: Staged<D, i32>,
     /// Their biases.
     pub bias_values: Staged<D, f32>,
+    /// `[rows]`.
+    pub temperature: Staged<D, f32>,
     /// `[rows]`: what top-p may cut off.
     pub top_p_tail: Staged<D, f32>,
     /// `[rows, 5]`: greedy, top_k, seed (low, high), position.
@@ -55,6 +57,7 @@ impl<D: Device> SamplingInput<D> {
             bias_start: Staged::new(dev, rows + 1)?,
             bias_ids: Staged::new(dev, 0)?,
             bias_values: Staged::new(dev, 0)?,
+            temperature: Staged::new(dev, rows)?,
             top_p_tail: Staged::new(dev, rows)?,
             params: Staged::new(dev, 5 * rows)?,
             spec: SampleSpec::default(),
@@ -72,7 +75,8 @@ impl<D: Device> SamplingInput<D> {
         for s in [&mut self.history_ids, &mut self.history_counts, &mut self.bias_ids, &mut self.params] {
             s.host.clear();
         }
-        for s in [&mut self.logit_params, &mut self.bias_values, &mut self.top_p_tail] {
+        for s in [&mut self.logit_params, &mut self.bias_values, &mut self.temperature, &mut self.top_p_tail]
+        {
             s.host.clear();
         }
         for s in [&mut self.history_start, &mut self.bias_start] {
@@ -135,12 +139,11 @@ impl<D: Device> SamplingInput<D> {
             }
         }
         let biases = self.bias_ids.host.len() as i32;
-        let plain = (greedy || (p.temperature == 1.0 && p.min_p == 0.0))
-            && !penalised
-            && self.bias_start.host.last() == Some(&biases);
+        let plain = (greedy || p.min_p == 0.0) && !penalised && self.bias_start.host.last() == Some(&biases);
         self.processing |= !plain;
         self.bias_start.host.push(biases);
         let top_k = p.top_k.map_or(0, |k| k.get().min(i32::MAX as u32) as i32);
+        self.temperature.host.push(p.temperature);
         self.top_p_tail.host.push(top_p_tail(p.top_p));
         let (low, high) = (seq.seed as u32 as i32, (seq.seed >> 32) as u32 as i32);
         for v in [i32::from(greedy), top_k, low, high, seq.len() as i32] {
@@ -157,6 +160,7 @@ impl<D: Device> SamplingInput<D> {
             self.logit_params.host.extend([0.0, 0.0, 1.0, 0.0, 0.0]);
             self.history_start.host.push(self.history_ids.host.len() as i32);
             self.bias_start.host.push(self.bias_ids.host.len() as i32);
+            self.temperature.host.push(0.0);
             self.top_p_tail.host.push(0.0);
             self.params.host.extend([1, 0, 0, 0, 0]);
         }
@@ -202,7 +206,8 @@ impl<D: Device> SamplingInput<D> {
         ] {
             s.upload(dev)?;
         }
-        for s in [&mut self.logit_params, &mut self.bias_values, &mut self.top_p_tail] {
+        for s in [&mut self.logit_params, &mut self.bias_values, &mut self.temperature, &mut self.top_p_tail]
+        {
             s.upload(dev)?;
         }
         Ok(())

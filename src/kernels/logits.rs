@@ -6,15 +6,17 @@ use crate::{
     error::Result,
 };
 
-/// Soft-cap, bias, penalties, temperature and min-p, in place and in this order (vLLM's). Oracle:
-/// `reference/src/logits.rs`.
+/// Soft-cap, bias, penalties and min-p, in place and in this order (vLLM's). Oracle: `reference/src/logits.rs`.
+///
+/// Min-p compares what the temperature leaves; the division itself is for who reads the row next,
+/// [`Sample`](super::Sample).
 pub struct Logits;
 
 /// Arguments of [`Logits`]. Lists by row are concatenated, with `*_start[row]..*_start[row + 1]` for a row's part.
 pub struct LogitsArgs<'a, D: Device> {
     /// `[rows, vocab]` f32, contiguous.
     pub logits: ViewMut<'a, D>,
-    /// `[rows, 5]` f32: temperature (0 = greedy: not applied), min_p, repetition, frequency, presence penalty.
+    /// `[rows, 5]` f32: temperature (for min_p; 0 = greedy: none), min_p, repetition, frequency, presence penalty.
     pub params: View<'a, D>,
     /// `[rows + 1]` i32.
     pub history_start: View<'a, D>,

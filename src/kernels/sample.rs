@@ -6,16 +6,22 @@ use crate::{
     error::Result,
 };
 
-/// One token a row from processed logits: softmax, top-k, top-p, draw. Ties and boundaries as Hugging Face's
-/// warpers. A row with a NaN or without a finite logit gives -1. Oracle: `reference/src/sampling.rs`.
+/// One token a row from processed logits: temperature, softmax, top-k, top-p, draw. Ties and boundaries as Hugging
+/// Face's warpers. A row with a NaN or without a finite logit (both after the temperature) gives -1. Oracle:
+/// `reference/src/sampling.rs`.
+///
+/// The temperature is here and not among what [`Logits`](super::Logits) does in place, because a sampler reads the
+/// whole row anyway: with nothing else to process, a step passes over its logits once.
 ///
 /// The random numbers are Philox-4x32-10 keyed by (seed, position), so a row's token does not depend on its batch.
 pub struct Sample;
 
 /// Arguments of [`Sample`].
 pub struct SampleArgs<'a, D: Device> {
-    /// `[rows, vocab]` f32, processed: divided by the temperature, masked by min-p; contiguous.
+    /// `[rows, vocab]` f32, processed: penalties, min-p; contiguous.
     pub logits: View<'a, D>,
+    /// `[rows]` f32: what the logits are divided by, each by one f32 division. Greedy rows are not, and theirs may be 0.
+    pub temperature: View<'a, D>,
     /// `[rows]` f32: what top-p may cut off, `1 - top_p` in f64 rounded once; 0 is off. Not top_p itself: the
     /// tail of a rounded top_p misses the sums that Hugging Face's float64 top_p meets exactly.
     pub top_p_tail: View<'a, D>,
@@ -53,6 +59,8 @@ impl Op for Sample {
             });
         };
         want_dtype(op, "logits", a.logits.dtype(), DType::F32)?;
+        want_dtype(op, "temperature", a.temperature.dtype(), DType::F32)?;
+        want_shape(op, "temperature", a.temperature.shape(), &[rows])?;
         want_dtype(op, "top_p_tail", a.top_p_tail.dtype(), DType::F32)?;
         want_shape(op, "top_p_tail", a.top_p_tail.shape(), &[rows])?;
         want_dtype(op, "params", a.params.dtype(), DType::I32)?;
@@ -62,7 +70,8 @@ impl Op for Sample {
     }
 
     fn bytes<D: Device>(a: &SampleArgs<'_, D>) -> u64 {
-        size(&a.logits) + size(&a.top_p_tail) + size(&a.params) + size(&a.out.as_view())
+        let rows = [&a.temperature, &a.top_p_tail, &a.params].into_iter().map(size).sum::<u64>();
+        size(&a.logits) + rows + size(&a.out.as_view())
     }
 
     fn flops<D: Device>(a: &SampleArgs<'_, D>) -> u64 {

@@ -14,7 +14,7 @@
 
 use lathe_reference::{
     logits::{LogitsParams, process},
-    sampling::{support, top_p_tail},
+    sampling::{support, temper, top_p_tail},
 };
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ChiSquared, ContinuousCDF};
@@ -80,7 +80,7 @@ impl Setting {
             .collect()
     }
 
-    /// The processed logits, and the probabilities of the tokens after top-k and top-p.
+    /// The processed logits, and the probabilities of the tokens after temperature, top-k and top-p.
     fn distribution(&self) -> (Vec<f32>, Vec<f64>) {
         let mut logits = self.logits.logits(VOCAB, 41);
         if self.logits == Kind::Peaked {
@@ -89,7 +89,9 @@ impl Setting {
         }
         let (temperature, min_p) = (self.temperature, self.min_p);
         process(&mut logits, &LogitsParams { temperature, min_p, ..LogitsParams::default() });
-        let probs = support(&logits, self.top_k as usize, self.top_p);
+        let mut tempered = logits.clone();
+        temper(&mut tempered, temperature);
+        let probs = support(&tempered, self.top_k as usize, self.top_p);
         (logits, probs)
     }
 }
@@ -196,12 +198,20 @@ fn draw<D: Device>(
         })
         .collect();
     let logits = Tensor::from_slice(dev, &logits.repeat(GROUP), &[GROUP, VOCAB])?;
+    let temperature = Tensor::from_slice(dev, &[setting.temperature; GROUP], &[GROUP])?;
     let tails = Tensor::from_slice(dev, &[top_p_tail(setting.top_p); GROUP], &[GROUP])?;
     let params = Tensor::from_slice(dev, &params, &[GROUP, 5])?;
     let mut out = Tensor::from_slice(dev, &[-1; GROUP], &[GROUP])?;
     let spec = SampleSpec { random: true, truncated: setting.top_k > 0 || setting.top_p < 1.0 };
-    let (top_p_tail, params, logits) = (tails.view(), params.view(), logits.view());
-    run(&**kernel, queue, SampleArgs { logits, top_p_tail, params, spec, out: out.view_mut() })?;
+    let args = SampleArgs {
+        logits: logits.view(),
+        temperature: temperature.view(),
+        top_p_tail: tails.view(),
+        params: params.view(),
+        spec,
+        out: out.view_mut(),
+    };
+    run(&**kernel, queue, args)?;
     out.to_vec(dev)
 }
 

@@ -391,8 +391,8 @@ impl Twice for Logprobs {
 
 impl Twice for Sample {
     fn again<'s, D: Device>(a: &'s mut SampleArgs<'_, D>) -> SampleArgs<'s, D> {
-        let (logits, top_p_tail, params) = (a.logits, a.top_p_tail, a.params);
-        SampleArgs { logits, top_p_tail, params, spec: a.spec, out: a.out.reborrow() }
+        let (logits, temperature, top_p_tail, params) = (a.logits, a.temperature, a.top_p_tail, a.params);
+        SampleArgs { logits, temperature, top_p_tail, params, spec: a.spec, out: a.out.reborrow() }
     }
 
     fn written<'s, D: Device>(a: &'s mut SampleArgs<'_, D>) -> Vec<(&'static str, ViewMut<'s, D>)> {

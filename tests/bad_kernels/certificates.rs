@@ -6,7 +6,7 @@ use lathe::{
 };
 use lathe_reference::{
     philox::{Stream, uniform, word},
-    sampling::support,
+    sampling::{support, temper},
 };
 
 use crate::{
@@ -29,7 +29,10 @@ fn certify(probs: fn(&Row<'_>) -> Vec<f64>, place: fn(&Row<'_>) -> f64) -> Certi
     let sampler = kernel::<Sample>("inverse", move |a: SampleArgs<'_, Wild>| {
         let (logits, tails, params) =
             (Raw::of(&a.logits), a.top_p_tail.to_vec::<f32>(&Wild)?, ints(&a.params));
-        let (width, logits) = (logits.row(), logits.values());
+        let (width, mut logits) = (logits.row(), logits.values());
+        for (row, t) in logits.chunks_exact_mut(width).zip(a.temperature.to_vec::<f32>(&Wild)?) {
+            temper(row, t);
+        }
         let tokens = logits.chunks_exact(width).zip(tails.iter().zip(params.as_chunks::<5>().0)).map(
             |(logits, (tail, &[_, top_k, seed, _, position]))| {
                 let top_p = 1.0 - f64::from(*tail);

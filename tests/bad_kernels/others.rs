@@ -10,7 +10,7 @@ use lathe::{
 };
 use lathe_reference::{
     logits::is_unusable,
-    sampling::{argmax, draw_gumbel, softmax, support},
+    sampling::{argmax, draw_gumbel, softmax, support, temper},
 };
 
 use crate::{
@@ -126,22 +126,31 @@ fn top_p_alone(logits: &[f32], top_k: usize, top_p: f64) -> Vec<f64> {
 fn sample_flaws() {
     type Cut = fn(&[f32], usize, f64) -> Vec<f64>;
     let suite: OnceLock<Suite<Sample>> = OnceLock::new();
-    let cases: [(_, Cut, bool, bool, _); 6] = [
-        ("right", support, true, true, Verdict::Passed),
-        ("top_p_keeps_one_too_few", too_few, true, true, Verdict::IncorrectNumerical),
-        ("top_p_before_top_k", top_p_alone, true, true, Verdict::IncorrectNumerical),
-        ("ignores_the_cuts", |l, _, _| softmax(l), true, true, Verdict::IncorrectNumerical),
-        ("ignores_the_position", support, false, true, Verdict::IncorrectNumerical),
-        ("draws_from_nan", support, true, false, Verdict::IncorrectNumerical),
+    type Temper = fn(&mut [f32], f32);
+    let cases: [(_, Temper, Cut, bool, bool, _); 7] = [
+        ("right", temper, support, true, true, Verdict::Passed),
+        ("ignores_the_temperature", |_, _| {}, support, true, true, Verdict::IncorrectNumerical),
+        ("top_p_keeps_one_too_few", temper, too_few, true, true, Verdict::IncorrectNumerical),
+        ("top_p_before_top_k", temper, top_p_alone, true, true, Verdict::IncorrectNumerical),
+        ("ignores_the_cuts", temper, |l, _, _| softmax(l), true, true, Verdict::IncorrectNumerical),
+        ("ignores_the_position", temper, support, false, true, Verdict::IncorrectNumerical),
+        ("draws_from_nan", temper, support, true, false, Verdict::IncorrectNumerical),
     ];
-    for (name, cut, positions, refuses, want) in cases {
+    for (name, temper, cut, positions, refuses, want) in cases {
         let kernel = kernel(name, move |a: SampleArgs<'_, Wild>| {
             let (logits, tails, params) =
                 (Raw::of(&a.logits), a.top_p_tail.to_vec::<f32>(&Wild)?, ints(&a.params));
-            let mut tokens = Vec::new();
-            for ((logits, &tail), p) in
-                logits.values().chunks_exact(logits.row()).zip(&tails).zip(params.chunks_exact(5))
+            let (width, mut logits) = (logits.row(), logits.values());
+            for ((row, t), _) in logits
+                .chunks_exact_mut(width)
+                .zip(a.temperature.to_vec::<f32>(&Wild)?)
+                .zip(params.chunks_exact(5))
+                .filter(|(_, p)| p[0] == 0)
             {
+                temper(row, t);
+            }
+            let mut tokens = Vec::new();
+            for ((logits, &tail), p) in logits.chunks_exact(width).zip(&tails).zip(params.chunks_exact(5)) {
                 let key = u64::from(p[3] as u32) << 32 | u64::from(p[2] as u32);
                 let position = if positions { p[4] as u32 } else { 0 };
                 tokens.push(if is_unusable(logits) {

@@ -10,13 +10,16 @@ use lathe_reference::sampling::top_p_tail;
 
 fn sample(dev: &Cpu, logits: &[Vec<f32>], rows: &[SampleRow]) -> Vec<i32> {
     let params: Vec<i32> = rows.iter().flat_map(SampleRow::params).collect();
+    let temperatures: Vec<f32> = rows.iter().map(|r| r.temperature).collect();
     let tails: Vec<f32> = rows.iter().map(|r| top_p_tail(r.top_p)).collect();
     let logits = Tensor::from_slice(dev, &logits.concat(), &[rows.len(), logits[0].len()]).unwrap();
     let params = Tensor::from_slice(dev, &params, &[rows.len(), 5]).unwrap();
+    let temperatures = Tensor::from_slice(dev, &temperatures, &[rows.len()]).unwrap();
     let tails = Tensor::from_slice(dev, &tails, &[rows.len()]).unwrap();
     let mut out = Tensor::from_slice(dev, &vec![-2; rows.len()], &[rows.len()]).unwrap();
     let args = SampleArgs {
         logits: logits.view(),
+        temperature: temperatures.view(),
         top_p_tail: tails.view(),
         params: params.view(),
         spec: SampleSpec { random: true, truncated: true },
@@ -32,6 +35,7 @@ fn tokens_do_not_depend_on_the_batch() {
     let row = |(i, kind)| SampleRow {
         kind,
         greedy: i == 4,
+        temperature: [1.0, 0.7][i % 2],
         top_k: [0, 50, 0][i % 3],
         top_p: [1.0, 0.9, 0.95][i % 3],
         key: i as u64,

@@ -20,7 +20,7 @@ impl Kernel<Logits, Cpu> for Sparse {
     }
 
     fn about(&self) -> &'static str {
-        "touches only what a row asks for; nothing at temperature 1 without penalties"
+        "touches only what a row asks for; nothing without penalties and min-p"
     }
 
     fn supports(&self, (): &()) -> std::result::Result<(), Unsupported> {
@@ -32,7 +32,7 @@ impl Kernel<Logits, Cpu> for Sparse {
         let out = RowsMut::<f32>::new(&mut args.logits);
         let dense = (0..rows).any(|r| {
             let p = args.params.row::<f32>(r);
-            args.softcap.is_some() || (p[0] > 0.0 && (p[0] != 1.0 || p[1] > 0.0))
+            args.softcap.is_some() || (p[0] > 0.0 && p[1] > 0.0)
         });
         let bytes = if dense { 3 * vocab * size_of::<f32>() } else { 64 };
         split(dev.pool(), rows, bytes, |rows| {
@@ -69,13 +69,8 @@ fn process(simd: Simd, a: &LogitsArgs<'_, Cpu>, r: usize, row: &mut [f32]) {
             *l -= presence;
         }
     }
-    if temperature > 0.0 {
-        if temperature != 1.0 {
-            dispatch(simd, Divide { row, by: temperature });
-        }
-        if min_p > 0.0 {
-            dispatch(simd, MinP { row, floor: f64::from(min_p).ln() as f32 });
-        }
+    if temperature > 0.0 && min_p > 0.0 {
+        dispatch(simd, MinP { row, temperature, floor: f64::from(min_p).ln() as f32 });
     }
 }
 
@@ -95,24 +90,10 @@ impl Job for Softcap<'_> {
     }
 }
 
-struct Divide<'a> {
-    row: &'a mut [f32],
-    by: f32,
-}
-
-impl Job for Divide<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<I: Isa>(self) {
-        for l in self.row {
-            *l /= self.by;
-        }
-    }
-}
-
-/// Masks what is `floor` or more below the largest. NaN stays.
+/// Masks what is more than `-floor` below the largest after the temperature. NaN stays.
 struct MinP<'a> {
     row: &'a mut [f32],
+    temperature: f32,
     floor: f32,
 }
 
@@ -120,9 +101,10 @@ impl Job for MinP<'_> {
     type Out = ();
     #[inline(always)]
     fn run<I: Isa>(self) {
-        let top = largest(self.row);
+        // Division keeps the order, so the largest stays the largest.
+        let top = largest(self.row) / self.temperature;
         for l in self.row {
-            *l = if *l - top < self.floor { f32::NEG_INFINITY } else { *l };
+            *l = if *l / self.temperature - top < self.floor { f32::NEG_INFINITY } else { *l };
         }
     }
 }

@@ -233,19 +233,22 @@ impl Oracle for Sample {
     fn compute(mut a: SampleArgs<'_, Cpu>) {
         let rows = a.logits.shape()[0];
         for r in 0..rows {
-            let logits = a.logits.row::<f32>(r);
+            let mut logits = a.logits.row::<f32>(r).to_vec();
             let tail = a.top_p_tail.slice::<f32>()[r];
             let &[greedy, top_k, seed_low, seed_high, position] = a.params.row::<i32>(r) else {
                 unreachable!("checked")
             };
             let seed = u64::from(seed_high as u32) << 32 | u64::from(seed_low as u32);
-            a.out.slice_mut::<i32>()[r] = if oracle::logits::is_unusable(logits) {
+            if greedy == 0 {
+                oracle::sampling::temper(&mut logits, a.temperature.slice::<f32>()[r]);
+            }
+            a.out.slice_mut::<i32>()[r] = if oracle::logits::is_unusable(&logits) {
                 -1
             } else if greedy != 0 {
-                oracle::sampling::argmax(logits) as i32
+                oracle::sampling::argmax(&logits) as i32
             } else {
-                let probs = oracle::sampling::support(logits, top_k as usize, 1.0 - f64::from(tail));
-                oracle::sampling::draw_gumbel(logits, &probs, seed, position as u32) as i32
+                let probs = oracle::sampling::support(&logits, top_k as usize, 1.0 - f64::from(tail));
+                oracle::sampling::draw_gumbel(&logits, &probs, seed, position as u32) as i32
             };
         }
     }

@@ -108,12 +108,13 @@ fn launch(dev: &Cpu, mut args: SampleArgs<'_, Cpu>, scratch: &mut CpuBuffer) {
     let work = RowsMut::over(scratch, workspace(vocab));
     let out = RowsMut::<i32>::new(&mut args.out);
     each(dev, threads, rows, &|worker, r| {
-        let logits = args.logits.row::<f32>(r);
         let &[greedy, top_k, low, high, position] = args.params.row::<i32>(r) else {
             unreachable!("checked")
         };
         let tail = args.top_p_tail.slice::<f32>()[r];
         let k = if (1..vocab as i64).contains(&i64::from(top_k)) { top_k as usize } else { 0 };
+        let temperature = if greedy != 0 { 1.0 } else { args.temperature.slice::<f32>()[r] };
+        let logits = Row { logits: args.logits.row::<f32>(r), temperature };
         let scan = dispatch(dev.simd(), Scan(logits));
         let token = match scan {
             None => -1,
@@ -122,7 +123,7 @@ fn launch(dev: &Cpu, mut args: SampleArgs<'_, Cpu>, scratch: &mut CpuBuffer) {
                 let threshold = if k > 0 || tail > 0.0 {
                     // SAFETY: `each` runs one item at a time per worker.
                     let work = unsafe { work.row(worker) };
-                    Truncation { simd: dev.simd(), logits, max: logits[best] }.threshold(k, tail, work)
+                    Truncation { simd: dev.simd(), logits, max: logits.at(best) }.threshold(k, tail, work)
                 } else {
                     Threshold { value: f32::NEG_INFINITY, first: 0 }
                 };
@@ -137,8 +138,55 @@ fn launch(dev: &Cpu, mut args: SampleArgs<'_, Cpu>, scratch: &mut CpuBuffer) {
     });
 }
 
-/// The first of the largest logits; `None` if there is NaN, plus infinity, or nothing finite.
-struct Scan<'a>(&'a [f32]);
+/// A row's logits, and what divides them: every pass divides anew, which costs less than to write them and read them again.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    logits: &'a [f32],
+    temperature: f32,
+}
+
+impl Row<'_> {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.logits.len()
+    }
+
+    /// A logit after the temperature.
+    #[inline(always)]
+    fn at(&self, i: usize) -> f32 {
+        self.logits[i] / self.temperature
+    }
+
+    /// [`BLOCK`] logits after the temperature, from `begin` on; past the end, minus infinity.
+    #[inline(always)]
+    fn block(&self, begin: usize) -> [f32; BLOCK] {
+        let rest = &self.logits[begin..];
+        let mut block = [f32::NEG_INFINITY; BLOCK];
+        match rest.first_chunk() {
+            Some(whole) => block = *whole,
+            None => block[..rest.len()].copy_from_slice(rest),
+        }
+        if self.temperature != 1.0 {
+            for l in &mut block {
+                *l /= self.temperature;
+            }
+        }
+        block
+    }
+
+    /// As [`Self::block`], minus infinity for logits below `kth`.
+    #[inline(always)]
+    fn block_from(&self, begin: usize, kth: f32) -> [f32; BLOCK] {
+        let mut block = self.block(begin);
+        for l in &mut block {
+            *l = if *l >= kth { *l } else { f32::NEG_INFINITY };
+        }
+        block
+    }
+}
+
+/// One of the largest logits, the first if nothing divides them; `None` if there is NaN, plus infinity, or nothing finite.
+struct Scan<'a>(Row<'a>);
 
 impl Job for Scan<'_> {
     type Out = Option<usize>;
@@ -146,7 +194,8 @@ impl Job for Scan<'_> {
     fn run<I: Isa>(self) -> Option<usize> {
         const PART: usize = 1024;
         let (mut best, mut part) = (f32::NEG_INFINITY, 0);
-        for (i, chunk) in self.0.chunks(PART).enumerate() {
+        let Row { logits, temperature } = self.0;
+        for (i, chunk) in logits.chunks(PART).enumerate() {
             let mut usable = true;
             for &l in chunk {
                 usable &= l < f32::INFINITY;
@@ -159,8 +208,9 @@ impl Job for Scan<'_> {
                 (best, part) = (top, i);
             }
         }
-        let at = self.0[(part * PART).min(self.0.len())..].iter().position(|&l| l == best)?;
-        (best > f32::NEG_INFINITY).then_some(part * PART + at)
+        let at = logits[(part * PART).min(logits.len())..].iter().position(|&l| l == best)?;
+        // Division keeps the order: the largest stays the largest, and is infinite first.
+        (best / temperature).is_finite().then_some(part * PART + at)
     }
 }
 
@@ -181,7 +231,7 @@ impl Threshold {
 /// A row to be cut, with its largest logit.
 struct Truncation<'a> {
     simd: Simd,
-    logits: &'a [f32],
+    logits: Row<'a>,
     max: f32,
 }
 
@@ -238,7 +288,8 @@ impl Truncation<'_> {
             }
         }
         // The last in ascending order always stays.
-        let first = self.logits.iter().rposition(|&l| l == self.max).expect("max is one of them");
+        let mut at = 0..self.logits.len();
+        let first = at.rfind(|&i| self.logits.at(i) == self.max).expect("max is one of them");
         Threshold { value: self.max, first }
     }
 
@@ -283,31 +334,9 @@ fn share(e: f64, total: f64) -> f32 {
     (e * (1.0 / total)) as f32
 }
 
-/// [`BLOCK`] logits from `begin` on; past the end, minus infinity.
-#[inline(always)]
-fn block(logits: &[f32], begin: usize) -> [f32; BLOCK] {
-    let rest = &logits[begin..];
-    if let Some(whole) = rest.first_chunk() {
-        return *whole;
-    }
-    let mut block = [f32::NEG_INFINITY; BLOCK];
-    block[..rest.len()].copy_from_slice(rest);
-    block
-}
-
-/// As [`block`], minus infinity for logits below `kth`.
-#[inline(always)]
-fn block_from(logits: &[f32], begin: usize, kth: f32) -> [f32; BLOCK] {
-    let mut block = block(logits, begin);
-    for l in &mut block {
-        *l = if *l >= kth { *l } else { f32::NEG_INFINITY };
-    }
-    block
-}
-
 /// Counts by bin.
 struct Count<'a> {
-    logits: &'a [f32],
+    logits: Row<'a>,
     max: f32,
     counts: &'a mut [u64],
 }
@@ -317,7 +346,7 @@ impl Job for Count<'_> {
     #[inline(always)]
     fn run<I: Isa>(self) {
         for begin in (0..self.logits.len()).step_by(BLOCK) {
-            let block = block(self.logits, begin);
+            let block = self.logits.block(begin);
             let mut bins = [0; BLOCK];
             for (b, &l) in bins.iter_mut().zip(&block) {
                 *b = bin(l, self.max);
@@ -331,7 +360,7 @@ impl Job for Count<'_> {
 
 /// Sum of `e^(l - max)` over the logits from `kth` on; each is kept.
 struct Total<'a> {
-    logits: &'a [f32],
+    logits: Row<'a>,
     max: f32,
     kth: f32,
     /// Whole blocks; those without any such logit are not written.
@@ -344,7 +373,7 @@ impl Job for Total<'_> {
     fn run<I: Isa>(self) -> f64 {
         let mut sums = [0.0; 8];
         for begin in (0..self.logits.len()).step_by(BLOCK) {
-            let block = block_from(self.logits, begin, self.kth);
+            let block = self.logits.block_from(begin, self.kth);
             // Most blocks of a row that top-k cuts have nothing left.
             if largest_of(&block) == f32::NEG_INFINITY {
                 continue;
@@ -366,7 +395,7 @@ impl Job for Total<'_> {
 
 /// Probabilities of the logits from `kth` on, by bin.
 struct Masses<'a> {
-    logits: &'a [f32],
+    logits: Row<'a>,
     max: f32,
     kth: f32,
     /// What [`Total`] kept.
@@ -380,7 +409,7 @@ impl Job for Masses<'_> {
     #[inline(always)]
     fn run<I: Isa>(self) {
         for begin in (0..self.logits.len()).step_by(BLOCK) {
-            let block = block_from(self.logits, begin, self.kth);
+            let block = self.logits.block_from(begin, self.kth);
             if largest_of(&block) == f32::NEG_INFINITY {
                 continue;
             }
@@ -400,7 +429,7 @@ impl Job for Masses<'_> {
 
 /// Collects the keys of a bin's tokens; returns how many.
 struct Gather<'a> {
-    logits: &'a [f32],
+    logits: Row<'a>,
     max: f32,
     bin: usize,
     list: &'a mut [u64],
@@ -412,7 +441,7 @@ impl Job for Gather<'_> {
     fn run<I: Isa>(self) -> usize {
         let mut n = 0;
         for begin in (0..self.logits.len()).step_by(BLOCK) {
-            let block = block(self.logits, begin);
+            let block = self.logits.block(begin);
             let (mut hits, mut any) = ([false; BLOCK], false);
             for (hit, &l) in hits.iter_mut().zip(&block) {
                 *hit = bin(l, self.max) == self.bin as u32;
@@ -431,11 +460,11 @@ impl Job for Gather<'_> {
 
 /// The argmax of logit + noise over what the threshold keeps; the lowest index wins ties.
 struct Draw<'a> {
-    logits: &'a [f32],
+    logits: Row<'a>,
     threshold: Threshold,
     key: u64,
     position: u32,
-    /// The first of the largest logits.
+    /// One of the largest logits.
     likely: usize,
 }
 
@@ -449,7 +478,7 @@ impl Job for Draw<'_> {
         let first = likely / BLOCK * BLOCK;
         let others = (0..logits.len()).step_by(BLOCK).filter(|&b| b != first);
         for begin in std::iter::once(first).chain(others) {
-            let mut kept = block(logits, begin);
+            let mut kept = logits.block(begin);
             let top = largest_of(&kept);
             if top < threshold.value || top + noise::MAX < best {
                 continue;

@@ -101,7 +101,7 @@ impl HeadBy {
         // SAFETY: the parameter of `rope_*`; the contracts' shapes say that qkv covers `tokens` rows of all heads, norms
         // a head, and the engine that every position is a row of cos_sin and every slot that is not negative one of the
         // caches'.
-        // The kernel begins with `wait_for_previous`.
+        // The kernel waits (`wait_for_previous`) before it touches what the one before may write.
         unsafe { dev.launch_early(&launch, &[arg(rope)]) }
     }
 }

@@ -84,8 +84,9 @@ impl Kernel<Sample, Cuda> for Draw {
             .with("RANDOM", random.into())
             .with("TRUNCATED", truncated.into());
         let of = |function, grid, block| Launch { program, function, grid, block, shared: 0 };
-        let [logits, tail, params, scratch, out] = [
+        let [logits, temperature, tail, params, scratch, out] = [
             arg(a.logits.address()),
+            arg(a.temperature.address()),
             arg(a.top_p_tail.address()),
             arg(a.params.address()),
             arg(scratch.address()),
@@ -100,8 +101,8 @@ impl Kernel<Sample, Cuda> for Draw {
                 Self::Rejection | Self::Gumbel | Self::Greedy => {
                     let strips = vocab.div_ceil(STRIP).div_ceil(SURVEY_THREADS / 32);
                     let survey = of("survey", [strips, rows, 1], SURVEY_THREADS);
-                    dev.launch_early(&survey, &[logits, tail, params, scratch])?;
-                    let args = [logits, tail, params, scratch, out];
+                    dev.launch_early(&survey, &[logits, temperature, tail, params, scratch])?;
+                    let args = [logits, temperature, tail, params, scratch, out];
                     dev.launch_early(&of("pick", [rows, 1, 1], 512), &args)?;
                     if truncated {
                         dev.launch_early(&of("reject", [rows, 1, 1], 1024), &args)?;
@@ -112,11 +113,12 @@ impl Kernel<Sample, Cuda> for Draw {
                     let block = if vocab <= 2048 { 256 } else { 1024 };
                     let sort = of("sample_sorting", [rows.min(SORTED), 1, 1], block);
                     let rows = arg(u32(Sample::NAME, "rows", rows)?);
-                    dev.launch(&sort, &[logits, tail, params, scratch, out, rows])
+                    dev.launch(&sort, &[logits, temperature, tail, params, scratch, out, rows])
                 }
-                Self::Naive => {
-                    dev.launch(&of("sample_naive", [rows, 1, 1], 256), &[logits, tail, params, out])
-                }
+                Self::Naive => dev.launch(
+                    &of("sample_naive", [rows, 1, 1], 256),
+                    &[logits, temperature, tail, params, out],
+                ),
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use lathe_reference::{
     logits::is_unusable,
-    sampling::{argmax, draw_gumbel, support, top_p_tail},
+    sampling::{argmax, draw_gumbel, support, temper, top_p_tail},
 };
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,8 @@ pub struct SampleRow {
     pub kind: Kind,
     /// The most likely token.
     pub greedy: bool,
+    /// Divides the logits, unless greedy.
+    pub temperature: f32,
     /// 0 is off.
     pub top_k: i32,
     /// 1 is off.
@@ -128,13 +130,17 @@ impl Kind {
 impl SampleRow {
     /// The right token for these logits.
     pub fn token(&self, logits: &[f32]) -> i32 {
-        if is_unusable(logits) {
+        let mut logits = logits.to_vec();
+        if !self.greedy {
+            temper(&mut logits, self.temperature);
+        }
+        if is_unusable(&logits) {
             -1
         } else if self.greedy {
-            argmax(logits) as i32
+            argmax(&logits) as i32
         } else {
-            let probs = support(logits, self.top_k as usize, self.top_p);
-            draw_gumbel(logits, &probs, self.key, self.position as u32) as i32
+            let probs = support(&logits, self.top_k as usize, self.top_p);
+            draw_gumbel(&logits, &probs, self.key, self.position as u32) as i32
         }
     }
 
@@ -143,6 +149,9 @@ impl SampleRow {
         [self.greedy.into(), self.top_k, self.key as i32, (self.key >> 32) as i32, self.position]
     }
 }
+
+/// Temperatures: as is, and where divisions round, make ties, and overflow (`Gaps` at the last one).
+const TEMPERATURES: [f32; 5] = [1.0, 0.6, 0.8, 1.3, 1e-37];
 
 /// Top-k and top-p.
 const CUTS: [(i32, f64); 13] = [
@@ -170,6 +179,11 @@ impl Cases for Sample {
             let row = |(i, kind): (usize, Kind), (top_k, top_p), c: usize| SampleRow {
                 kind,
                 greedy: (i + c) % 7 == 3,
+                temperature: if (i + c) % 7 == 3 {
+                    0.0
+                } else {
+                    TEMPERATURES[(i + 2 * c) % TEMPERATURES.len()]
+                },
                 top_k,
                 top_p,
                 key: 0x1234_5678_9abc << 8 | (i * 64 + c) as u64,
@@ -178,7 +192,8 @@ impl Cases for Sample {
             let kinds = || Kind::ALL.into_iter().enumerate();
             // Plain rows alone, greedy rows alone, then each row cut in another way.
             let plain = kinds().map(|k| row(k, CUTS[0], 0)).collect();
-            let greedy = kinds().map(|k| SampleRow { greedy: true, ..row(k, CUTS[0], 0) }).collect();
+            let greedy =
+                kinds().map(|k| SampleRow { greedy: true, temperature: 0.0, ..row(k, CUTS[0], 0) }).collect();
             cases.extend([plain, greedy].map(|rows| SampleCase { vocab, rows, seed: 1 }));
             for c in 0..CUTS.len() {
                 let rows = kinds().map(|k| row(k, CUTS[(k.0 + c) % CUTS.len()], c)).collect();
@@ -196,6 +211,7 @@ impl Cases for Sample {
                 SampleRow {
                     kind: draw.pick(&Kind::ALL),
                     greedy: draw.one_in(5),
+                    temperature: draw.pick(&TEMPERATURES),
                     top_k,
                     top_p,
                     key: draw.seed() << 32 | draw.seed(),
@@ -207,7 +223,13 @@ impl Cases for Sample {
     }
 
     fn fits(c: &SampleCase) -> bool {
-        let row = |r: &SampleRow| r.top_k >= 0 && r.top_p > 0.0 && r.top_p <= 1.0 && r.position >= 0;
+        let row = |r: &SampleRow| {
+            (r.greedy || r.temperature > 0.0)
+                && r.top_k >= 0
+                && r.top_p > 0.0
+                && r.top_p <= 1.0
+                && r.position >= 0
+        };
         c.vocab > 0 && !c.rows.is_empty() && c.rows.iter().all(row)
     }
 
@@ -220,11 +242,13 @@ impl Cases for Sample {
             c.rows.iter().enumerate().map(|(r, row)| row.kind.logits(c.vocab, c.seed + r as u64)).collect();
         let want = c.rows.iter().zip(&logits).map(|(row, logits)| row.token(logits)).collect();
         let params: Vec<i32> = c.rows.iter().flat_map(SampleRow::params).collect();
+        let temperatures: Vec<f32> = c.rows.iter().map(|r| r.temperature).collect();
         let tails: Vec<f32> = c.rows.iter().map(|r| top_p_tail(r.top_p)).collect();
         let rows = c.rows.len();
         Problem {
             tensors: vec![
                 HostTensor::float("logits", DType::F32, logits.concat(), &[rows, c.vocab]),
+                HostTensor::float("temperature", DType::F32, temperatures, &[rows]),
                 HostTensor::float("top_p_tail", DType::F32, tails, &[rows]),
                 HostTensor::int("params", params).reshaped(&[rows, 5]),
                 HostTensor::output("out", DType::I32, &[rows], Want::Int(want)),
@@ -235,6 +259,7 @@ impl Cases for Sample {
     fn args<'a, D: Device>(c: &'a SampleCase, mut t: Bound<'a, D>) -> SampleArgs<'a, D> {
         SampleArgs {
             logits: t.view("logits"),
+            temperature: t.view("temperature"),
             top_p_tail: t.view("top_p_tail"),
             params: t.view("params"),
             spec: SampleSpec {

@@ -188,9 +188,9 @@ fn rest(rows: &mut Rows) {
     rows.add("rope/warp", "q/k-norm, 8 tokens, 16 / 8 heads of 128".into(), rope(8), none);
     rows.add("linear/split_k", format!("64 × {INTER} to {HIDDEN}"), linear(64, HIDDEN, INTER), none);
     let row =
-        LogitsRow { params: [0.7, 0.0, 1.1, 0.0, 0.0], history: 100, biases: 0, nan: false, masked: false };
+        LogitsRow { params: [0.7, 0.05, 1.1, 0.0, 0.0], history: 100, biases: 0, nan: false, masked: false };
     let case = LogitsCase { vocab: VOCAB, softcap: None, rows: vec![row; 8], seed: 0 };
-    rows.add("logits/chunked", format!("temperature and a penalty, 8 rows of {VOCAB}"), case, none);
+    rows.add("logits/chunked", format!("min-p and a penalty, 8 rows of {VOCAB}"), case, none);
     let case = LogprobsCase { vocab: VOCAB, top: 20, softcap: None, rows: vec![Kind::LongTail; 8], seed: 0 };
     rows.add("logprobs/radix_select", format!("the 20 likeliest, 8 rows of {VOCAB}"), case, none);
     for (name, kernel, greedy, top_k, top_p) in [
@@ -199,7 +199,15 @@ fn rest(rows: &mut Rows) {
         ("top-k 20, top-p 0.95", "sample/rejection", false, 20, 0.95),
         ("top-p 0.95", "sample/rejection", false, 0, 0.95),
     ] {
-        let row = |key| SampleRow { kind: Kind::LongTail, greedy, top_k, top_p, key, position: 7 };
+        let row = |key| SampleRow {
+            kind: Kind::LongTail,
+            greedy,
+            temperature: 0.6,
+            top_k,
+            top_p,
+            key,
+            position: 7,
+        };
         let case = SampleCase { vocab: VOCAB, rows: (0..8).map(row).collect(), seed: 0 };
         rows.add(kernel, format!("{name}, 8 rows of {VOCAB}"), case, none);
     }

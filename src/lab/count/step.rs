@@ -73,7 +73,7 @@ impl OnDevice for DecodeStep<'_> {
         };
         let rows = ints((0..seqs).collect(), &[seqs])?;
         let greedy = ints([1, 0, 0, 0, keys].repeat(seqs), &[seqs, 5])?;
-        let tails = Tensor::zeros(dev, DType::F32, &[seqs])?;
+        let zeros = Tensor::zeros(dev, DType::F32, &[seqs])?;
         let mut out = Tensor::zeros(dev, DType::I32, &[seqs])?;
 
         let mut queue = Queue::new(dev)?;
@@ -81,7 +81,8 @@ impl OnDevice for DecodeStep<'_> {
         let logits = decoder.logits(&mut queue, &kernels, rows.view(), &mut act)?;
         let args = SampleArgs {
             logits: logits.as_view(),
-            top_p_tail: tails.view(),
+            temperature: zeros.view(),
+            top_p_tail: zeros.view(),
             params: greedy.view(),
             spec: SampleSpec::default(),
             out: out.view_mut(),

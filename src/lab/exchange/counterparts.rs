@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use indexmap::IndexMap;
+use lathe_reference::sampling::temper;
 
 use super::schema::{Axis, Definition, Tensor, dtype_name};
 use crate::{
@@ -395,7 +396,10 @@ impl Counterpart for Sample {
 
     fn inputs(c: &SampleCase) -> Inputs {
         let probs = |(r, row): (usize, &SampleRow)| {
-            let logits = row.kind.logits(c.vocab, c.seed + r as u64);
+            let mut logits = row.kind.logits(c.vocab, c.seed + r as u64);
+            if !row.greedy {
+                temper(&mut logits, row.temperature);
+            }
             let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let weights: Vec<f64> = logits.iter().map(|l| f64::from(l - max).exp()).collect();
             let sum: f64 = weights.iter().sum();
@@ -432,6 +436,7 @@ impl Counterpart for Sample {
         let row = |(i, (k, p)): (usize, (i32, f32))| SampleRow {
             kind: Kind::Normal,
             greedy: p <= 0.0,
+            temperature: 1.0,
             top_k: if k as usize >= vocab { 0 } else { k.max(0) },
             top_p: if p <= 0.0 { 1.0 } else { f64::from(p.min(1.0)) },
             key: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(i as u64),

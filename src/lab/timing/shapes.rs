@@ -407,18 +407,15 @@ fn logits<D: Device>(
     let vocab = make.model.vocab;
     for &rows in make.sampled() {
         let mut logits = make.logits(rows)?;
-        // In place: every other call takes back what the one before did, so that values stay as they are.
-        let params = [0.8f32, 1.25].map(|temperature| [temperature, 0.0, 1.0, 0.0, 0.0].repeat(rows));
-        let params = params.each_ref().map(|p| Tensor::from_slice(make.dev, p, &[rows, 5]));
-        let [even, odd] = params;
-        let params = [even?, odd?];
+        // In place, but what is masked once is masked from then on.
+        let params = Tensor::from_slice(make.dev, &[0.8f32, 0.05, 1.0, 0.0, 0.0].repeat(rows), &[rows, 5])?;
         let starts = make.ints(&vec![0; rows + 1], &[rows + 1])?;
         let (no_ids, no_values) = (make.zeros(DType::I32, &[0])?, make.zeros(DType::F32, &[0])?);
-        let shape = format!("temperature/{vocab} tokens/{rows} rows");
-        visitor.shape::<Logits>(&shape, Per::Bytes, table, &mut |i, f| {
+        let shape = format!("min-p 0.05/{vocab} tokens/{rows} rows");
+        visitor.shape::<Logits>(&shape, Per::Bytes, table, &mut |_, f| {
             f(LogitsArgs {
                 logits: logits.view_mut(),
-                params: params[i % 2].view(),
+                params: params.view(),
                 history_start: starts.view(),
                 history_ids: no_ids.view(),
                 history_counts: no_ids.view(),
@@ -477,6 +474,7 @@ fn sample<D: Device>(
     ] {
         for &rows in make.sampled() {
             let logits = make.logits(rows)?;
+            let temperature = Tensor::from_slice(make.dev, &vec![0.6f32; rows], &[rows])?;
             let tails = Tensor::from_slice(make.dev, &vec![tail; rows], &[rows])?;
             let params: Vec<i32> = (0..rows as i32).flat_map(|r| [greedy, top_k, r, 0, 9]).collect();
             let params = make.ints(&params, &[rows, 5])?;
@@ -485,6 +483,7 @@ fn sample<D: Device>(
             visitor.shape::<Sample>(&shape, Per::Bytes, table, &mut |_, f| {
                 f(SampleArgs {
                     logits: logits.view(),
+                    temperature: temperature.view(),
                     top_p_tail: tails.view(),
                     params: params.view(),
                     spec: SampleSpec { random: greedy == 0, truncated: tail > 0.0 },
