@@ -102,28 +102,45 @@ __device__ __forceinline__ void combine(const Batch& b) {
     const u32 seq = blockIdx.y, heads = b.kv_heads * GROUP;
     const u32 i = (blockIdx.x * blockDim.x + threadIdx.x) * 4, head = i / HEAD_DIM;
     const u32 splits = SplitCount{b}(seq);
+    const u64 slot = u64(seq) * b.max_splits * heads, token = b.q_start[seq] - b.q_start[0];
     wait_for_previous();
     if (splits < 2 || head >= heads) return;
-    const u64 slot = u64(seq) * b.max_splits * heads;
-    const float2* stats = b.partial_stats + slot + head;
-    const float* values = b.partial + slot * HEAD_DIM + i;
+    const auto stats_of = [&](u32 k) { return b.partial_stats[slot + u64(k) * heads + head]; };
+    const auto values_of = [&](u32 k) {
+        return *reinterpret_cast<const float4*>(b.partial + (slot + u64(k) * heads) * HEAD_DIM + i);
+    };
+    // What most sequences have of both travels together: all of the kernel's time is waiting for it.
+    constexpr u32 AHEAD = 4;
+    float2 stats[AHEAD];
+    float4 values[AHEAD];
+#pragma unroll
+    for (u32 k = 0; k < AHEAD; k++) {
+        stats[k] = make_float2(-INFINITY, 0.0f);
+        if (k < splits) {
+            stats[k] = stats_of(k);
+            values[k] = values_of(k);
+        }
+    }
     float top = -INFINITY, sum = 0.0f;
     float4 total = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+    for (u32 k = 0; k < AHEAD; k++) top = fmaxf(top, stats[k].x);
 #pragma unroll 4
-    for (u32 k = 0; k < splits; k++) top = fmaxf(top, stats[u64(k) * heads].x);
-#pragma unroll 4
-    for (u32 k = 0; k < splits; k++) {
-        const float2 stat = stats[u64(k) * heads];
-        const float4 value = *reinterpret_cast<const float4*>(values + u64(k) * heads * HEAD_DIM);
+    for (u32 k = AHEAD; k < splits; k++) top = fmaxf(top, stats_of(k).x);
+    const auto add = [&](float2 stat, float4 value) {
         const float weight = exp2_fast(stat.x - top);
         sum += weight * stat.y;
         total.x += weight * value.x;
         total.y += weight * value.y;
         total.z += weight * value.z;
         total.w += weight * value.w;
-    }
+    };
+#pragma unroll
+    for (u32 k = 0; k < AHEAD; k++)
+        if (k < splits) add(stats[k], values[k]);
+#pragma unroll 4
+    for (u32 k = AHEAD; k < splits; k++) add(stats_of(k), values_of(k));
     const float inverse = 1.0f / sum;
-    const u64 token = b.q_start[seq] - b.q_start[0];
     T* out = b.out + token * heads * HEAD_DIM + i;
     *reinterpret_cast<uint2*>(out) =
         make_uint2(pack<T>(total.x * inverse, total.y * inverse), pack<T>(total.z * inverse, total.w * inverse));

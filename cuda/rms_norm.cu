@@ -55,10 +55,18 @@ extern "C" __global__ void __launch_bounds__(128) add_rms_norm_naive(const __gri
 #if VECTOR
 // ---- one row by THREADS threads, each with every THREADS-th vector of it in registers ----
 
-// `total` makes the sum of all threads' sums known to each of them.
-template <bool ADD, u32 THREADS, class Total>
+// `total` makes the sum of all threads' sums known to each of them. EARLY: loads the weights before the kernel before ends,
+// for which there must be registers; the kernel has not waited yet.
+template <bool ADD, u32 THREADS, bool EARLY, class Total>
 __device__ __forceinline__ void row_in_registers(const Norm& n, u32 row, u32 thread, Total total) {
     constexpr u32 N = Vec<T>::N, VECS = DIM / N, MINE = ceil_div(VECS, THREADS);
+    [[maybe_unused]] Vec<T> weights[EARLY ? MINE : 1];
+    if constexpr (EARLY) {
+#pragma unroll
+        for (u32 m = 0; m < MINE; m++)
+            if (m * THREADS + thread < VECS) weights[m] = load_vec(n.weight + (m * THREADS + thread) * N);
+        wait_for_previous();
+    }
     const T* x = n.x + u64(row) * n.x_stride;
     T* residual = n.residual + u64(row) * n.residual_stride;
     Vec<T> mine[MINE];
@@ -86,7 +94,7 @@ __device__ __forceinline__ void row_in_registers(const Norm& n, u32 row, u32 thr
     for (u32 m = 0; m < MINE; m++) {
         const u32 v = m * THREADS + thread;
         if (v >= VECS) break;
-        const Vec<T> w = load_vec(n.weight + v * N);
+        const Vec<T> w = EARLY ? weights[EARLY ? m : 0] : load_vec(n.weight + v * N);
         Vec<T> y;
 #pragma unroll
         for (u32 j = 0; j < N; j++)
@@ -103,7 +111,7 @@ template <bool ADD>
 __device__ __forceinline__ void warp_per_row(const Norm& n) {
     const u32 row = blockIdx.x * ROWS + threadIdx.x / WARP;
     if (row < n.rows)
-        row_in_registers<ADD, WARP>(n, row, threadIdx.x % WARP, [](float sum) { return warp_sum(sum); });
+        row_in_registers<ADD, WARP, false>(n, row, threadIdx.x % WARP, [](float sum) { return warp_sum(sum); });
 }
 
 // Grid: ceil(rows / 4), 128 threads.
@@ -121,16 +129,14 @@ extern "C" __global__ void __launch_bounds__(ROWS * WARP) add_rms_norm_warp_per_
 template <bool ADD>
 __device__ __forceinline__ void block_per_row(const Norm& n) {
     __shared__ float sums[WARP];
-    row_in_registers<ADD, 256>(n, blockIdx.x, threadIdx.x, [](float sum) { return block_sum(sum, sums); });
+    row_in_registers<ADD, 256, true>(n, blockIdx.x, threadIdx.x, [](float sum) { return block_sum(sum, sums); });
 }
 
 // Grid: rows, 256 threads.
 extern "C" __global__ void __launch_bounds__(256) rms_norm_block_per_row(const __grid_constant__ Norm n) {
-    wait_for_previous();
     block_per_row<false>(n);
 }
 extern "C" __global__ void __launch_bounds__(256) add_rms_norm_block_per_row(const __grid_constant__ Norm n) {
-    wait_for_previous();
     block_per_row<true>(n);
 }
 #endif

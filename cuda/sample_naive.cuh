@@ -11,11 +11,11 @@ sample_naive(const float* logits, const float* temperature, const float* top_p_t
     __shared__ u64 parts[WARP];
     __shared__ u32 first_kept;
     const u32 row = blockIdx.x;
-    const float* const logit = logits + u64(row) * VOCAB;
+    const float* const of_row = logits + u64(row) * VOCAB;
     const Params p = load_params(params, temperature, top_p_tail, row);
-    const auto l = [&](u32 i) { return p.tempered(logit[i]); };
+    const auto l = [&](u32 i) { return p.tempered(of_row[i]); };
 
-    const float top = largest_of_row(p, logit, parts);
+    const float top = largest_of_row(p, of_row, parts);
     if (!(top > -INFINITY && top < INFINITY)) {
         if (threadIdx.x == 0) out[row] = -1;
         return;
@@ -35,14 +35,18 @@ sample_naive(const float* logits, const float* temperature, const float* top_p_t
         // Probabilities as transformers has them: rounded to f32, summed in f64.
         const u32 kept = floor;
         double total = 0.0;
-        for (u32 i = threadIdx.x; i < VOCAB; i += NAIVE_THREADS)
-            if (ordered(l(i)) >= kept) total += exp(double(l(i)) - double(top));
+        for (u32 i = threadIdx.x; i < VOCAB; i += NAIVE_THREADS) {
+            const float logit = l(i);
+            if (ordered(logit) >= kept) total += exp(double(logit) - double(top));
+        }
         total = block_reduce(total, Sum(), parts);
         const auto probability = [&](float x) { return float(exp(double(x) - double(top)) / total); };
         const auto mass_below = [&](u32 key) {
             double mass = 0.0;
-            for (u32 i = threadIdx.x; i < VOCAB; i += NAIVE_THREADS)
-                if (ordered(l(i)) >= kept && ordered(l(i)) < key) mass += double(probability(l(i)));
+            for (u32 i = threadIdx.x; i < VOCAB; i += NAIVE_THREADS) {
+                const float logit = l(i);
+                if (ordered(logit) >= kept && ordered(logit) < key) mass += double(probability(logit));
+            }
             return block_reduce(mass, Sum(), parts);
         };
         // The largest key below which everything may go. Its own tokens go too while the sum allows, but the last.
@@ -58,8 +62,9 @@ sample_naive(const float* logits, const float* temperature, const float* top_p_t
             for (u32 i = 0; i < VOCAB; i++)
                 if (l(i) == top) last = i;
             for (; first < VOCAB; first++) {
-                if (ordered(l(first)) != floor) continue;
-                mass += double(probability(l(first)));
+                const float logit = l(first);
+                if (ordered(logit) != floor) continue;
+                mass += double(probability(logit));
                 if (!(float(mass) <= p.tail) || first == last) break;
             }
             first_kept = first;
@@ -71,11 +76,12 @@ sample_naive(const float* logits, const float* temperature, const float* top_p_t
 
     u64 winner = 0;
     for (u32 i = threadIdx.x; i < VOCAB; i += NAIVE_THREADS) {
-        const u32 key = ordered(l(i));
+        const float logit = l(i);
+        const u32 key = ordered(logit);
         if (p.greedy)
-            winner = max(winner, race_key(l(i), i));
-        else if (l(i) > -INFINITY && (key > floor || (key == floor && i >= first)))
-            winner = max(winner, race_key(noisy(p, i, l(i)), i));
+            winner = max(winner, race_key(logit, i));
+        else if (logit > -INFINITY && (key > floor || (key == floor && i >= first)))
+            winner = max(winner, race_key(noisy(p, i, logit), i));
     }
     winner = block_reduce(winner, Max(), parts);
     if (threadIdx.x == 0) out[row] = race_token(winner);

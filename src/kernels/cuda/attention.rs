@@ -400,7 +400,7 @@ impl Batch {
         // SAFETY: the parameter of `attention_*`; the contract's shapes say that q and out cover the queries that
         // q_start delimits, the block table `seqs` rows, and the engine that entries within a sequence's length are
         // blocks; the partial sums lie in the scratch memory, of `Splits`' size.
-        // The kernel begins with `wait_for_previous`.
+        // The kernel waits (`wait_for_previous`) before it touches what the one before may write.
         unsafe { dev.launch_early(&launch, &[arg(&self.params)]) }
     }
 }

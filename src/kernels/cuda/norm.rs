@@ -149,6 +149,6 @@ fn launch(dev: &Cuda, call: Call, by: RowBy) -> Result<()> {
     let launch = Launch { program, function, grid: [blocks, 1, 1], block, shared: 0 };
     // SAFETY: the parameter of `*rms_norm_*`; the contract's shapes say that each view covers `rows` rows of `dim`
     // elements, and the weight `dim`.
-    // The kernel begins with `wait_for_previous`.
+    // The kernel waits (`wait_for_previous`) before it touches what the one before may write.
     unsafe { dev.launch_early(&launch, &[arg(&norm)]) }
 }
