@@ -69,6 +69,13 @@ __device__ __forceinline__ float4 load_four(const float* row, u32 token) {
 
 // ---- survey ----
 
+// A token's key in the race. Called, not inlined: few tokens come so far, and 32 copies of this would not fit the
+// instruction cache.
+__device__ __noinline__ u64 entry(float logit, float temperature, u32 word, u32 token) {
+    logit = temper(logit, temperature);
+    return logit > -INFINITY ? race_key(__fadd_rn(logit, gumbel(word)), token) : 0;
+}
+
 // Blocks of a multiprocessor to keep registers for; 0 leaves it to the compiler, which spills where rows are unaligned.
 constexpr u32 SURVEY_BLOCKS = VOCAB % 4 == 0 ? 0 : 4;
 
@@ -127,9 +134,7 @@ survey(const float* __restrict__ logits, const float* __restrict__ temperature, 
         const u32 least = least_word(best - most);
         if (!__any_sync(ALL_LANES, max(max(w.x, w.y), max(w.z, w.w)) >= least)) continue;
         const auto enter = [&](u32 word, float l, u32 t) {
-            if (word < least) return;
-            const float logit = p.tempered(l);
-            if (logit > -INFINITY) winner = max(winner, race_key(__fadd_rn(logit, gumbel(word)), t));
+            if (word >= least) winner = max(winner, entry(l, p.temperature, word, t));
         };
         enter(w.x, l[i].x, token);
         enter(w.y, l[i].y, token + 1);

@@ -6,6 +6,11 @@
 #define VOCAB 151936
 #endif
 
+// A logit as it is drawn from. Keeps order: the largest of some is the largest of them tempered.
+__device__ __forceinline__ float temper(float logit, float temperature) {
+    return temperature == 1.0f ? logit : __fdiv_rn(logit, temperature);
+}
+
 struct Params {
     bool greedy;
     u32 top_k; // 0: off
@@ -13,10 +18,7 @@ struct Params {
     float tail; // 0: off
     uint2 seed;
     u32 position;
-    // A logit as it is drawn from. Keeps order: the largest of some is the largest of them tempered.
-    __device__ __forceinline__ float tempered(float logit) const {
-        return temperature == 1.0f ? logit : __fdiv_rn(logit, temperature);
-    }
+    __device__ __forceinline__ float tempered(float logit) const { return temper(logit, temperature); }
 };
 __device__ __forceinline__ Params load_params(const int* params, const float* temperature, const float* top_p_tail,
                                               u32 row) {
