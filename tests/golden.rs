@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use lathe::{
     config::EngineConfig,
-    device::{Cpu, DType},
+    device::{Cpu, DType, Simd},
     engine::runner::Runner,
     kernels::Registry,
     model::{Decoder, ModelConfig, Source, Weights},
@@ -23,13 +23,23 @@ struct Expected {
 }
 
 fn runner(family: &str, kernels: &[(&str, &str)], block_size: usize) -> Runner<Cpu> {
+    runner_in(family, kernels, block_size, DType::F32, false)
+}
+
+fn runner_in(
+    family: &str,
+    kernels: &[(&str, &str)],
+    block_size: usize,
+    dtype: DType,
+    strips: bool,
+) -> Runner<Cpu> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("reference/golden/models").join(family);
     let source = Source::Folder(folder);
     let json = source.read("config.json").unwrap().unwrap();
     let model = ModelConfig::from_json((&source.path("config.json"), &json), None).unwrap();
     let weights = Weights::open(&source).unwrap();
     let dev = Cpu::new(Some(2));
-    let decoder = Decoder::load(&dev, &model, &weights, DType::F32, false, 256).unwrap();
+    let decoder = Decoder::load(&dev, &model, &weights, dtype, strips, 256).unwrap();
     let names: BTreeMap<String, String> =
         kernels.iter().map(|(s, k)| (s.to_string(), k.to_string())).collect();
     let set = Registry::cpu().select(&names, false).unwrap();
@@ -110,4 +120,22 @@ fn every_family_matches_transformers() {
 fn every_family_matches_transformers_with_reference_kernels() {
     let slots = lathe::kernels::SLOTS.map(|slot| (slot, "reference"));
     check(&slots);
+}
+
+/// Tied and untied output projections, joined projections with and without biases, whole prompts and single tokens.
+#[test]
+fn weights_in_strips_give_the_same_bits_as_rows() {
+    let strips =
+        Registry::cpu().select(&BTreeMap::new(), false).unwrap().read_strips(&Cpu::new(Some(2)), DType::Bf16);
+    assert_eq!(strips, Cpu::new(Some(2)).simd() == Simd::Avx512Bf16);
+    for family in FAMILIES {
+        for chunk in [usize::MAX, 1] {
+            let [rows, strips] = [false, strips].map(|strips| {
+                let mut runner = runner_in(family, &[], 16, DType::Bf16, strips);
+                let logits = runner.score(&[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5], chunk).unwrap();
+                logits.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+            });
+            assert!(rows == strips, "{family}, {chunk} tokens at a time");
+        }
+    }
 }

@@ -372,6 +372,19 @@ mod tests {
         let big = Tensor::zeros(&dev, DType::Bf16, &[3, 1 << 20]).unwrap();
         assert!(big.to_vec::<half::bf16>(&dev).unwrap().iter().all(|v| v.to_bits() == 0));
     }
+
+    #[test]
+    fn touching_memory_changes_nothing_and_stops_at_its_end() {
+        let dev = Cpu::new(Some(2));
+        for size in [100, HUGE, MAPPING + 7] {
+            let mut piece = dev.alloc(size).unwrap();
+            piece.bytes_mut()[size - 1] = 7;
+            dev.touch(&piece, 5);
+            dev.touch(&piece, 2 * MAPPING);
+            assert!(piece.bytes()[..size - 1].iter().all(|&b| b == 0) && piece.bytes()[size - 1] == 7);
+        }
+    }
+
     #[test]
     fn pieces_of_a_mapping_are_apart_and_outlive_the_device() {
         let dev = Cpu::new(Some(1));

@@ -247,6 +247,18 @@ fn not_a_number_reaches_its_outputs_alone() {
 }
 
 #[test]
+fn strips_of_another_shape_are_refused() {
+    let q = &mut device(1, Simd::detect());
+    let dev = q.dev().clone();
+    let x = Tensor::zeros(&dev, DType::Bf16, &[2, 40]).unwrap();
+    let mut out = Tensor::zeros(&dev, DType::Bf16, &[2, 17]).unwrap();
+    let weight = Tensor::zeros(&dev, DType::Bf16, &strips::shape(16, 40)).unwrap();
+    let args = LinearArgs { x: x.view(), weight: weight.view(), bias: None, out: out.view_mut() };
+    let error = run(&Blocked, q, args).unwrap_err().to_string();
+    assert_eq!(error, "linear: weight in strips has shape [1, 8, 16, 8], expected [2, 8, 16, 8]");
+}
+
+#[test]
 fn integers_are_refused_with_a_reason() {
     let spec = LinearSpec { dtype: DType::I32, out: DType::F32, n: 1, k: 1, bias: false };
     assert_eq!(Blocked.supports(&spec), Err(Unsupported("x of i32 with out of f32".into())));
