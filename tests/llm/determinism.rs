@@ -4,6 +4,7 @@
 use std::num::NonZeroU32;
 
 use lathe::config::{EngineConfig, SamplingParams};
+use lathe::engine::{RequestOptions, SeqId};
 use lathe::llm::{LLM, Output, Prompt};
 
 use super::{config, expected, golden, small};
@@ -104,4 +105,44 @@ fn with_windows_and_soft_caps() {
 #[test]
 fn in_bf16() {
     check(small());
+}
+
+/// A step that goes on from the last one must not compute the chunk that lay beside its decode: another sequence has
+/// that chunk's block by now.
+#[test]
+fn a_preempted_prompts_block_is_not_written_again() {
+    let run = |blocks: usize| {
+        let mut config = config(&golden("qwen3"));
+        (config.num_kvcache_blocks, config.max_num_batched_tokens) = (Some(blocks), 20);
+        (config.max_model_len, config.async_scheduling) = (64, Some(false));
+        let mut llm = LLM::new(config).unwrap();
+        let engine = llm.engine();
+        let prompt = |len: u32, from: u32| (0..len).map(|i| (from + 7 * i) % 50 + 1).collect::<Vec<u32>>();
+        let params = SamplingParams { logprobs: Some(1), ignore_eos: true, ..super::greedy(12) };
+        let first = engine.add_request(&prompt(12, 3), params.clone(), RequestOptions::default()).unwrap();
+        let first = SeqId::new(first.0, 0);
+        while engine.seq(first).is_none_or(|seq| seq.computed < 14) {
+            engine.step().unwrap();
+        }
+        let other = engine.add_request(&prompt(40, 5), params, RequestOptions::default()).unwrap();
+        let other = SeqId::new(other.0, 1);
+        for computed in [19, 38] {
+            engine.step().unwrap();
+            assert_eq!(engine.seq(other).unwrap().computed, computed);
+        }
+        engine.step().unwrap();
+        let alone = (engine.computed().len(), engine.stats().preemptions) == (1, 1);
+        while engine.seq(first).is_some_and(|seq| !seq.is_finished()) {
+            engine.step().unwrap();
+        }
+        let seq = engine.seq(first).unwrap();
+        let logprobs: Vec<f32> = seq.logprobs.iter().map(|token| token.logprob).collect();
+        (seq.output().to_vec(), logprobs, alone)
+    };
+    let (tokens, logprobs, alone) = run(64);
+    assert!(!alone, "there is room for both");
+    let (got_tokens, got, alone) = run(4);
+    assert!(alone, "the first sequence takes a block of the second");
+    assert_eq!(got_tokens, tokens);
+    logprobs.iter().zip(&got).for_each(|(want, got)| approx::assert_abs_diff_eq!(want, got, epsilon = 1e-4));
 }
