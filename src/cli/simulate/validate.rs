@@ -49,7 +49,7 @@ impl Args {
             seed += 1;
             live::measure(llm.engine(), policies.make("chunked")?, vocabulary, calibration, seed)
         };
-        let mut around = measure(&mut llm)?;
+        let mut before = measure(&mut llm)?;
         for rate in rates {
             let made = self.workload(*rate).make(trace, self.seed)?;
             let rate = rate.unwrap_or_else(|| trace.rate());
@@ -58,10 +58,9 @@ impl Args {
                     live::run(llm.engine(), policies.make(name)?, vocabulary, &made, setup.slo)?;
                 let after = measure(&mut llm)?;
                 if self.device.is_none() {
-                    around.extend_from_slice(&after);
+                    let around: Vec<_> = before.iter().chain(&after).copied().collect();
                     setup.step_time = Arc::new(StepTime::Fitted(Fitted::fit(&around, String::new())?));
                 }
-                around = after;
                 let real = Results::of(&outcome, setup.slo);
                 let outcome = simulate::run(&setup, &made, &mut |_| policies.make(name), None, None)?;
                 let simulated = Results::of(&outcome, setup.slo);
@@ -72,6 +71,12 @@ impl Args {
                     steps.iter().map(|(work, _)| setup.step_time.seconds(work)).sum::<f64>()
                 };
                 let error = |steps: &[(Work, f64)]| off(took(steps), modelled(steps));
+                // How far the machine's speed moved while this took.
+                let drift = match self.device {
+                    Some(_) => String::new(),
+                    None => format!("before it {:+.1}%, after it {:+.1}%; ", error(&before), error(&after)),
+                };
+                before = after;
                 let (requests, seconds, busy) = (real.finished, real.seconds, took(&steps) / real.seconds);
                 // What a neighbour on the machine does to a run, and no model of steps foresees.
                 let (held_up, excess) = steps.iter().fold((0, 0.0), |(count, sum), (work, seconds)| {
@@ -81,8 +86,8 @@ impl Args {
                 writeln!(
                     out,
                     "{name}, {rate:.3} requests/s: {requests} in {seconds:.1} s, {:.0}% of it in steps; the sum of \
-                     these steps as modelled: {:+.1}% (with prompts {:+.1}%, decodes alone {:+.1}%); {held_up} took more than twice \
-                     that, {excess:.2} s more in all; {}",
+                     these steps as modelled: {:+.1}% (with prompts {:+.1}%, decodes alone {:+.1}%); {held_up} took more than \
+                     twice that, {excess:.2} s more in all; {drift}{}",
                     100.0 * busy,
                     error(&steps),
                     error(&prompts),

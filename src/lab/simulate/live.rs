@@ -106,7 +106,8 @@ pub fn measure(
             requests.pop_front().map(|request| timed.engine.abort(request));
         }
         if at_once {
-            timed.pause(random.random_range(0.5e-3..20e-3));
+            // Long enough for a core to slow down and for others to take the caches that are shared.
+            timed.pause(random.random_range(0.5e-3..60e-3));
         }
         for step in 0..STEPS_OF_A_TURN {
             let missing = count.saturating_sub(timed.engine.num_unfinished());
