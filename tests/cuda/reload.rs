@@ -44,9 +44,9 @@ fn a_saved_kernel_is_swapped_in_and_a_broken_one_is_not() {
 
     let file = folder.path().join("activation.cu");
     let text = std::fs::read_to_string(&file).unwrap();
-    let silu = "return x / (1.0f + expf(-x));";
+    let silu = "return sigmoid_times(x, x);";
     assert!(text.contains(silu), "{text}");
-    save(&file, &text.replace(silu, "return 2.0f * x / (1.0f + expf(-x));"));
+    save(&file, &text.replace(silu, "return 2.0f * sigmoid_times(x, x);"));
     let doubled = run();
     assert_ne!(doubled.1, before.1);
     assert!(dev.compiler().compiled() <= compiled + 1, "only the program of the saved file");
