@@ -46,6 +46,8 @@ struct Flight {
     /// Items that are sampled.
     samples: usize,
     result: StepResult,
+    /// Those of its sequences that were preempted since. One that runs again (after a step that failed) has other blocks.
+    preempted: Vec<SeqId>,
 }
 
 /// Sequences, block pool, policy and executor. See the module.
@@ -275,13 +277,14 @@ impl Engine {
             now: self.clock.now(),
         };
         self.scheduler.plan(&view, self.budget, &mut self.plan);
-        // What a flight ends may hold the blocks that all others wait for.
-        if self.plan == Plan::default() && !self.flights.is_empty() {
+        // What a flight ends may hold the blocks that all others wait for, and that a preemption would not free.
+        if self.plan.run.is_empty() && !self.flights.is_empty() {
             return Ok(());
         }
         let admitted = self.check.check(self.scheduler.name(), &view, self.budget, &self.plan)?;
         let mut flight = self.landed.pop().unwrap_or_default();
         flight.result.clear();
+        flight.preempted.clear();
         self.commit(admitted, &mut flight);
         let num_decodes = flight.items.partition_point(|item| item.tokens == 1);
         let batch = Batch { items: &flight.items, num_decodes, seqs: &self.seqs };
@@ -304,6 +307,7 @@ impl Engine {
             seq.preemptions += 1;
             self.stats.preemptions += 1;
             self.pool.release(seq);
+            self.flights.iter_mut().for_each(|flight| flight.preempted.push(id));
             self.running.remove(self.running.partition_point(|&other| other < id));
             self.waiting.insert(id);
         }
@@ -387,28 +391,36 @@ impl Engine {
         } else {
             // The latest first.
             while let Some(later) = self.flights.pop_back() {
-                self.undo(&later.items);
+                self.undo(&later);
             }
-            self.undo(&flight.items);
+            self.undo(&flight);
         }
         self.landed.push(flight);
         checked
     }
 
     /// Takes back what [`Self::advance`] did; the tokens will be computed again.
-    fn undo(&mut self, items: &[Item]) {
-        for item in items {
+    fn undo(&mut self, flight: &Flight) {
+        for item in &flight.items {
             let Some(seq) = self.seqs.live(item.id) else { continue };
             seq.computed_before = seq.computed_before.max(item.start + item.tokens);
-            seq.computed = seq.computed.min(item.start);
+            let preempted = flight.preempted.contains(&item.id);
+            if !preempted {
+                seq.computed = seq.computed.min(item.start);
+            }
             seq.pending -= u32::from(item.sample);
-            // Its place may be taken.
+            // The place of one that was ending may be taken. One that runs again may have been given blocks for the token
+            // that is now not to come.
             if let Some(at) = self.ending.iter().position(|&id| id == item.id) {
                 self.ending.remove(at);
-                self.pool.release(seq);
-                seq.status = Status::Waiting;
-                self.waiting.insert(item.id);
+            } else if preempted && seq.status == Status::Running {
+                self.running.remove(self.running.partition_point(|&other| other < item.id));
+            } else {
+                continue;
             }
+            self.pool.release(seq);
+            seq.status = Status::Waiting;
+            self.waiting.insert(item.id);
         }
     }
 
@@ -434,8 +446,8 @@ impl Engine {
             let drawn = item.sample.then(|| *sampled.next().expect("counted in take"));
             // It may have ended after the step was started.
             let Some(seq) = self.seqs.live(item.id) else { continue };
-            // A sequence that was preempted meanwhile has no blocks any more.
-            if seq.status == Status::Running {
+            // A sequence that was preempted meanwhile has no blocks any more, or others.
+            if seq.status == Status::Running && !flight.preempted.contains(&item.id) {
                 self.pool.register(seq, item.start + item.tokens);
             }
             let Some(drawn) = drawn else { continue };

@@ -395,7 +395,7 @@ fn random_traces_with_no_evict() {
 #[test]
 fn random_traces_with_steps_that_overlap() {
     for policy in ["chunked", "fcfs", "srpt"] {
-        traces(policy, CASES / 10, true);
+        traces(policy, CASES / 3, true);
     }
 }
 
