@@ -1,7 +1,8 @@
 //! Logits processing: from the language model head to what is sampled from.
 //!
 //! Source: the order is vLLM's (`v1/sample/sampler.py`); repetition penalty and min-p as in Hugging Face's
-//! `logits_process.py`, min-p after the temperature, by which [`temper`](crate::sampling::temper) divides later; frequency and presence penalties as in OpenAI's API; soft-cap as in Gemma 2,
+//! `logits_process.py`, min-p after the temperature, by which [`temper`](crate::sampling::temper) divides later; frequency
+//! and presence penalties as in OpenAI's API; soft-cap as in Gemma 2,
 //! arXiv:2408.00118. Every elementwise step but the soft-cap is one f32 operation, as in both projects, and so
 //! are its roundings: a kernel can match them bit for bit (products and differences separate, not fused).
 

@@ -102,8 +102,11 @@ pub fn measure(
         }
         let at_once = turn % 2 == 0;
         let count = between(&mut random, 1, most + 1);
-        while timed.engine.num_unfinished() > if at_once { 0 } else { count } {
-            requests.pop_front().map(|request| timed.engine.abort(request));
+        let kept = if at_once { 0 } else { count };
+        while timed.engine.num_unfinished() > kept
+            && let Some(oldest) = requests.pop_front()
+        {
+            timed.engine.abort(oldest);
         }
         if at_once {
             // Long enough for a core to slow down and for others to take the caches that are shared.
@@ -111,7 +114,8 @@ pub fn measure(
         }
         for step in 0..STEPS_OF_A_TURN {
             let missing = count.saturating_sub(timed.engine.num_unfinished());
-            for _ in 0..if at_once && step == 0 { missing } else { missing.min(1) } {
+            let joining = if at_once && step == 0 { missing } else { missing.min(1) };
+            for _ in 0..joining {
                 let output = between(&mut random, 2, 33).min(longest / 2);
                 let prompt = between(&mut random, 4, longest - output);
                 let prompt: Vec<u32> =
@@ -125,7 +129,9 @@ pub fn measure(
             timed.step()?;
         }
     }
-    requests.into_iter().for_each(|request| _ = timed.engine.abort(request));
+    for request in requests {
+        timed.engine.abort(request);
+    }
     // The first half of a second warms caches up.
     let warm = timed.steps.iter().scan(0.0, |sum, (_, seconds)| {
         *sum += seconds;
