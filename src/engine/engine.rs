@@ -73,7 +73,6 @@ pub struct Engine {
     // Kept from step to step for their memory.
     plan: Plan,
     check: PlanCheck,
-    chunks: Vec<Item>,
     flights: VecDeque<Flight>,
     landed: Vec<Flight>,
     events: Vec<Event>,
@@ -128,7 +127,6 @@ impl Engine {
             finished: Vec::new(),
             plan: Plan::default(),
             check: PlanCheck::default(),
-            chunks: Vec::new(),
             flights: VecDeque::new(),
             landed: Vec::new(),
             events: Vec::new(),
@@ -281,11 +279,13 @@ impl Engine {
         if self.plan.run.is_empty() && !self.flights.is_empty() {
             return Ok(());
         }
-        let admitted = self.check.check(self.scheduler.name(), &view, self.budget, &self.plan)?;
+        self.check.check(self.scheduler.name(), &view, self.budget, &self.plan)?;
         let mut flight = self.landed.pop().unwrap_or_default();
         flight.result.clear();
         flight.preempted.clear();
-        self.commit(admitted, &mut flight);
+        std::mem::swap(&mut flight.items, &mut self.check.items);
+        flight.samples = self.check.samples;
+        self.commit();
         let num_decodes = flight.items.partition_point(|item| item.tokens == 1);
         let batch = Batch { items: &flight.items, num_decodes, seqs: &self.seqs };
         let done = self.executor.execute(&batch, &mut flight.result);
@@ -298,8 +298,8 @@ impl Engine {
         done
     }
 
-    /// Moves sequences and blocks as planned and makes the batch.
-    fn commit(&mut self, mut admitted: usize, flight: &mut Flight) {
+    /// Moves sequences and blocks as planned.
+    fn commit(&mut self) {
         for &id in &self.plan.preempt {
             let seq = self.seqs.at(id);
             seq.computed_before = seq.computed_before.max(seq.computed);
@@ -311,16 +311,12 @@ impl Engine {
             self.running.remove(self.running.partition_point(|&other| other < id));
             self.waiting.insert(id);
         }
-        // All hits before any new block, which may take the place of a cached one. Policies tend to admit last.
-        for &(id, _) in self.plan.run.iter().rev() {
-            if admitted == 0 {
-                break;
-            }
+        // All hits before any new block, which may take the place of a cached one.
+        for &(id, _) in &self.check.takers {
             let seq = self.seqs.at(id);
             if seq.status != Status::Waiting {
                 continue;
             }
-            admitted -= 1;
             seq.status = Status::Running;
             self.pool.take_hits(seq);
             if seq.timing.scheduled.is_none() {
@@ -335,18 +331,9 @@ impl Engine {
             self.waiting.remove(&id);
             self.running.insert(self.running.partition_point(|&other| other < id), id);
         }
-        let Flight { items, samples, .. } = flight;
-        items.clear();
-        *samples = 0;
-        for &(id, tokens) in &self.plan.run {
-            let seq = self.seqs.at(id);
-            let end = seq.computed + tokens;
-            self.pool.grow(seq, end);
-            let item = Item { id, start: seq.computed, tokens, sample: end == seq.len() };
-            *samples += usize::from(item.sample);
-            if tokens == 1 { items.push(item) } else { self.chunks.push(item) }
+        for &(id, end) in &self.check.takers {
+            self.pool.grow(self.seqs.at(id), end);
         }
-        items.append(&mut self.chunks);
     }
 
     /// What is certain of a step that was started: its tokens count as computed, and those that it draws are pending.

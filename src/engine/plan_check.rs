@@ -1,13 +1,22 @@
 //! The rules of a plan, checked before anything moves.
 
 use super::block_manager::new_blocks;
+use super::executor::Item;
 use super::scheduler::{Budget, Plan, View};
 use super::sequence::{SeqId, Sequence, Status};
 use crate::error::{Error, Result};
 
-/// Checks plans. Keeps its memory from step to step; an entry counts only if it carries the current step's mark.
+/// Checks plans, and works out what they come to, as it looks at every sequence anyway. Keeps its memory from step to step;
+/// an entry counts only if it carries the current step's mark.
 #[derive(Debug, Default)]
 pub struct PlanCheck {
+    /// The batch of the plan that was checked last: decodes, then chunks.
+    pub(super) items: Vec<Item>,
+    /// Items to sample.
+    pub(super) samples: usize,
+    /// Sequences that take blocks, with the positions that these must cover; those that the plan admits are among them.
+    pub(super) takers: Vec<(SeqId, usize)>,
+    chunks: Vec<Item>,
     mark: u64,
     /// By slot: whether the plan has named the sequence.
     seqs: Vec<(u64, Named)>,
@@ -29,7 +38,7 @@ fn show(id: SeqId) -> String {
 }
 
 impl PlanCheck {
-    /// Checks a plan and counts the sequences that it admits. Nothing of the engine changes.
+    /// Checks a plan. Nothing of the engine changes.
     ///
     /// # Errors
     /// [`Error::Plan`] with the first rule that is broken.
@@ -39,14 +48,14 @@ impl PlanCheck {
         view: &View<'_>,
         budget: Budget,
         plan: &Plan,
-    ) -> Result<usize> {
+    ) -> Result<()> {
         self.mark += 1;
         self.seqs.resize(view.seqs.num_slots(), (0, Named::Run));
         self.blocks.resize(view.pool.num_blocks(), (0, 0, false));
         self.rules(view, budget, plan).map_err(|(rule, detail)| Error::Plan { scheduler, rule, detail })
     }
 
-    fn rules(&mut self, view: &View<'_>, budget: Budget, plan: &Plan) -> Result<usize, Broken> {
+    fn rules(&mut self, view: &View<'_>, budget: Budget, plan: &Plan) -> Result<(), Broken> {
         let broken = |rule: &'static str, detail: String| Err((rule, detail));
         let mut freed = 0;
         for &id in &plan.preempt {
@@ -70,7 +79,10 @@ impl PlanCheck {
             let left = format!("{} waiting, {} running", view.waiting.len(), view.running.len());
             return broken("a plan runs something while requests are unfinished", left);
         }
-        let (mut tokens, mut blocks, mut admitted) = (0, 0, 0);
+        self.items.clear();
+        self.chunks.clear();
+        self.takers.clear();
+        let (mut tokens, mut blocks, mut admitted, mut samples) = (0, 0, 0, 0);
         for &(id, count) in &plan.run {
             let seq = self.name(view, id, Named::Run)?;
             // A sequence holds blocks if and only if it is running.
@@ -100,9 +112,19 @@ impl PlanCheck {
                 let detail = format!("{} has {} left, not {count}", show(id), seq.len() - start);
                 return broken("a sequence runs no more tokens than it has left", detail);
             }
+            let end = start + count;
+            let new = new_blocks(end, held, view.block_size());
+            if new > 0 || seq.block_table.is_empty() {
+                self.takers.push((id, end));
+            }
+            let item = Item { id, start, tokens: count, sample: end == seq.len() };
+            if count == 1 { self.items.push(item) } else { self.chunks.push(item) }
+            samples += usize::from(item.sample);
             tokens += count;
-            blocks += new_blocks(start + count, held, view.block_size());
+            blocks += new;
         }
+        self.items.append(&mut self.chunks);
+        self.samples = samples;
         if tokens > budget.tokens {
             return broken("max_num_batched_tokens", format!("{tokens} tokens, {} allowed", budget.tokens));
         }
@@ -114,7 +136,7 @@ impl PlanCheck {
         if blocks > free {
             return broken("blocks must be free", format!("{blocks} blocks needed, {free} free"));
         }
-        Ok(admitted)
+        Ok(())
     }
 
     /// The sequence, which the plan has not named before.

@@ -19,6 +19,9 @@ pub struct SeqId(u64);
 impl SeqId {
     const SLOT_BITS: u32 = 24;
 
+    /// The id of a free slot. As many sequences as to reach its number never come.
+    const NOBODY: Self = Self(u64::MAX);
+
     /// A handle by hand, for tests. Panics from 2^40 numbers or 2^24 slots on.
     pub fn new(number: u64, slot: usize) -> Self {
         assert!(
@@ -126,7 +129,7 @@ pub struct Timing {
 
 /// One generation in progress. Inside an engine, only the engine changes it.
 ///
-/// `repr(C)`: plans are made and checked from the first cache line; the next one is what else every step touches.
+/// `repr(C)`: the first two cache lines are all that every step touches.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Sequence {
@@ -247,9 +250,12 @@ impl Sequence {
 }
 
 /// All sequences, by [`SeqId`].
+///
+/// A free slot holds an empty sequence with an id that nobody has, instead of being an `Option`: the one check of a look-up
+/// is then of the id, in the sequence's first cache line.
 #[derive(Debug, Default)]
 pub struct Sequences {
-    slots: Vec<Option<Sequence>>,
+    slots: Vec<Sequence>,
     free: Vec<usize>,
     next_number: u64,
 }
@@ -258,7 +264,7 @@ impl Sequences {
     /// The sequence, unless it is gone.
     #[inline]
     pub fn get(&self, id: SeqId) -> Option<&Sequence> {
-        self.slots.get(id.slot())?.as_ref().filter(|seq| seq.id == id)
+        self.slots.get(id.slot()).filter(|seq| seq.id == id)
     }
 
     /// The number that the next sequence will get.
@@ -274,28 +280,31 @@ impl Sequences {
     pub(super) fn insert(&mut self, make: impl FnOnce(SeqId) -> Sequence) -> SeqId {
         let id = SeqId::new(self.next_number, self.free.pop().unwrap_or(self.slots.len()));
         self.next_number += 1;
-        if id.slot() == self.slots.len() {
-            self.slots.push(None);
+        let seq = make(id);
+        match self.slots.get_mut(id.slot()) {
+            Some(slot) => *slot = seq,
+            None => self.slots.push(seq),
         }
-        self.slots[id.slot()] = Some(make(id));
         id
     }
 
     pub(super) fn remove(&mut self, id: SeqId) {
         debug_assert!(self.get(id).is_some());
-        self.slots[id.slot()] = None;
+        self.slots[id.slot()] = Sequence::new(SeqId::NOBODY, &[], Arc::default(), RequestOptions::default());
         self.free.push(id.slot());
     }
 
     /// The sequence, to change it, unless it is finished or gone.
+    #[inline]
     pub(super) fn live(&mut self, id: SeqId) -> Option<&mut Sequence> {
-        self.slots[id.slot()].as_mut().filter(|seq| seq.id == id && !seq.is_finished())
+        self.slots.get_mut(id.slot()).filter(|seq| seq.id == id && !seq.is_finished())
     }
 
-    /// The sequence, to change it. Panics if its slot is empty: the engine keeps no id of a sequence that is gone.
+    /// The sequence, to change it. Panics if it is gone: the engine keeps no id of such a one.
+    #[inline]
     pub(super) fn at(&mut self, id: SeqId) -> &mut Sequence {
-        let seq = self.slots[id.slot()].as_mut().expect("a sequence of this engine");
-        debug_assert_eq!(seq.id, id);
+        let seq = &mut self.slots[id.slot()];
+        assert_eq!(seq.id, id, "a sequence of this engine");
         seq
     }
 }

@@ -40,11 +40,11 @@ impl<'a> Room<'a> {
         while index < self.kept && self.tokens > 0 {
             let id = self.order[index];
             index += 1;
-            if !pick(self.view.seq(id).remaining()) {
+            let need = self.view.need(id);
+            if !pick(need.remaining) {
                 passed = true;
                 continue;
             }
-            let need = self.view.need(id);
             let mut fit = need.fit(self.free_blocks);
             while fit == 0 && self.kept > index {
                 self.preempt_last(plan);
