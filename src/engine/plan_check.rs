@@ -118,7 +118,11 @@ impl PlanCheck {
                 self.takers.push((id, end));
             }
             let item = Item { id, start, tokens: count, sample: end == seq.len() };
-            if count == 1 { self.items.push(item) } else { self.chunks.push(item) }
+            if count == 1 {
+                self.items.push(item)
+            } else {
+                self.chunks.push(item)
+            }
             samples += usize::from(item.sample);
             tokens += count;
             blocks += new;
