@@ -59,7 +59,12 @@ extern "C" __global__ void __launch_bounds__(256) linear_naive(const LinearCall 
 // of x and weight lie in shared memory as rows of 128 bytes whose eight 16-byte pieces are permuted (swizzled) so
 // that neither cp.async nor ldmatrix meets a bank twice. The same order of sums for an element whatever the tile and
 // the number of rows: batch-invariant as long as `in` is not split.
-// Launch: grid (row tiles * column tiles, splits of `in`), block Tile::THREADS, shared Tile::SHARED.
+//
+// A warp's instructions start in order, so what stands between two mma holds the tensor cores up. A step of 64 x 64
+// outputs by 64 has 128 mma, 32 ldmatrix and 12 cp.async, spread between them; the addresses are worked out once a tile.
+// Blocks stay and take tile after tile, so that the first steps of one arrive while the one before is stored.
+// Launch: grid (blocks, at most row tiles * column tiles; splits of `in`, a step each at least), block Tile::THREADS,
+// shared Tile::SHARED.
 
 constexpr u32 TILE_IN = 64;
 constexpr u32 PIECE = 8;                 // values of a 16-byte piece
@@ -109,134 +114,170 @@ __device__ __forceinline__ void mma_pipelined(const LinearCall& call) {
     Out* const y = call.y;
     float* const partial = call.partial;
     const u32 rows = call.rows, in = call.in, out = call.out, ldx = call.ldx;
-    constexpr u32 M_FRAGS = WARP_ROWS / 16, N_GROUPS = WARP_COLS / 32, STEPS = TILE_IN / 16;
-    constexpr u32 STAGE = (TILE_ROWS + TILE_COLS) * TILE_IN;  // values
+    constexpr u32 M_FRAGS = WARP_ROWS / 16, N_PAIRS = WARP_COLS / 16, STEPS = TILE_IN / 16;
+    constexpr u32 ROW = TILE_IN * sizeof(T), STAGE = (TILE_ROWS + TILE_COLS) * ROW;  // bytes
     extern __shared__ __align__(128) u8 shared[];
-    T* const stages = reinterpret_cast<T*>(shared);
     const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
 
-    // The tile: row tiles in groups, in a group column by column.
-    const u32 row_tiles = ceil_div(rows, TILE_ROWS), col_tiles = ceil_div(out, TILE_COLS);
-    const u32 group = blockIdx.x / (GROUP * col_tiles), in_group = blockIdx.x % (GROUP * col_tiles);
-    const u32 group_rows = min(GROUP, row_tiles - group * GROUP);
-    const u32 row0 = (group * GROUP + in_group % group_rows) * TILE_ROWS, col0 = in_group / group_rows * TILE_COLS;
-
+    // Tile `i`: row tiles in groups, in a group column by column.
+    const u32 row_tiles = ceil_div(rows, TILE_ROWS), col_tiles = ceil_div(out, TILE_COLS), tiles = row_tiles * col_tiles;
+    const auto tile_at = [&](u32 i, u32& row, u32& col) {
+        const u32 group = i / (GROUP * col_tiles), in_group = i % (GROUP * col_tiles);
+        const u32 group_rows = min(GROUP, row_tiles - group * GROUP);
+        row = (group * GROUP + in_group % group_rows) * TILE_ROWS;
+        col = in_group / group_rows * TILE_COLS;
+    };
     // The part of `in`, in steps.
     const u32 steps_all = ceil_div(in, TILE_IN), steps_each = ceil_div(steps_all, gridDim.y);
-    const u32 step0 = blockIdx.y * steps_each, steps = min(steps_each, steps_all - min(step0, steps_all));
+    const u32 step0 = blockIdx.y * steps_each, steps = min(steps_each, steps_all - step0);
 
-    // Each thread copies one piece of every COPY_ROWS-th row. Rows past the end repeat the last; their sums are not used.
+    // The stream of copies, tile after tile, step after step. Each thread copies one piece of every COPY_ROWS-th row. Rows
+    // past the end repeat the last; their sums are not used. After the last tile zeros are copied, for nothing.
     constexpr u32 COPY_ROWS = Tile::THREADS / PIECES, X_COPIES = TILE_ROWS / COPY_ROWS;
     constexpr u32 COPIES = X_COPIES + TILE_COLS / COPY_ROWS;
-    static_assert(TILE_ROWS % COPY_ROWS == 0 && TILE_COLS % COPY_ROWS == 0);
+    static_assert(TILE_ROWS % COPY_ROWS == 0 && TILE_COLS % COPY_ROWS == 0 && COPY_ROWS % 8 == 0);
     const u32 copy_row = threadIdx.x / PIECES, copy_piece = threadIdx.x % PIECES;
     const u32 x_bytes = ldx * sizeof(T), weight_bytes = in * sizeof(T);
-    // Copies first..last of a thread's COPIES for a step.
-    const auto copy_part = [&](u32 step, u32 stage, u32 first, u32 last) {
-        T* const to = stages + stage * STAGE;
-        const u32 k = (step0 + step) * TILE_IN + copy_piece * PIECE;
-        const bool inside = k < in;
-        const u8* const x_at = reinterpret_cast<const u8*>(x + (inside ? k : 0));
-        const u8* const weight_at = reinterpret_cast<const u8*>(weight + (inside ? k : 0));
-#pragma unroll
-        for (u32 c = 0; c < COPIES; c++) {
-            if (c < first || c >= last) continue;
-            const bool of_x = c < X_COPIES;
-            const u32 r = copy_row + (of_x ? c : c - X_COPIES) * COPY_ROWS;
-            if (of_x)
-                cp_async_16(to + r * TILE_IN + (copy_piece ^ x_key(r)) * PIECE,
-                            x_at + u64(min(row0 + r, rows - 1)) * x_bytes, inside);
-            else
-                cp_async_16(to + (TILE_ROWS + r) * TILE_IN + (copy_piece ^ weight_key(r)) * PIECE,
-                            weight_at + u64(min(col0 + r, out - 1)) * weight_bytes, inside);
-        }
+    u32 copy_tile = blockIdx.x, copy_left, copy_k, x_last, weight_last;
+    const u8 *x_from, *weight_from;
+    const auto begin_copies = [&] {
+        const bool more = copy_tile < tiles;
+        copy_left = more ? steps : ~0u;
+        copy_k = more ? step0 * TILE_IN + copy_piece * PIECE : in;
+        u32 row, col;
+        tile_at(more ? copy_tile : 0, row, col);
+        row = min(row + copy_row, rows - 1);
+        col = min(col + copy_row, out - 1);
+        x_last = rows - 1 - row;
+        weight_last = out - 1 - col;
+        const u32 k = copy_k < in ? copy_k : 0;
+        x_from = reinterpret_cast<const u8*>(x + u64(row) * ldx + k);
+        weight_from = reinterpret_cast<const u8*>(weight + u64(col) * in + k);
+        copy_tile += gridDim.x;
     };
+    const u32 x_to = copy_row * ROW + (copy_piece ^ x_key(copy_row)) * 16;
+    const auto copy = [&](u32 stage, u32 c) {
+        u8* const to = shared + stage * STAGE;
+        const u32 r = (c < X_COPIES ? c : c - X_COPIES) * COPY_ROWS;
+        if (c < X_COPIES)
+            cp_async_16(to + x_to + r * ROW, x_from + min(r, x_last) * x_bytes, copy_k < in);
+        else
+            cp_async_16(to + (TILE_ROWS + copy_row + r) * ROW + (copy_piece ^ weight_key(copy_row + r)) * 16,
+                        weight_from + min(r, weight_last) * weight_bytes, copy_k < in);
+    };
+    const auto next_copies = [&] {
+        copy_k += TILE_IN;
+        const u32 on = copy_k < in ? ROW : 0;
+        x_from += on;
+        weight_from += on;
+    };
+    begin_copies();
 #pragma unroll
     for (u32 s = 0; s < STAGES - 1; s++) {
-        if (s < steps) copy_part(s, s, 0, COPIES);
+#pragma unroll
+        for (u32 c = 0; c < COPIES; c++) copy(s, c);
         cp_async_commit();
+        next_copies();
+        if (--copy_left == 0) begin_copies();
     }
 
     // columns_of_a_lane: column 8 q + 2 j + e of a group of 32 is column 2 q + e of the j-th n8 of mma, so that lane q of
     // a quad ends up with eight neighbouring columns of y.
     const u32 warp_row = warp / (TILE_COLS / WARP_COLS) * WARP_ROWS, warp_col = warp % (TILE_COLS / WARP_COLS) * WARP_COLS;
-    const u32 x_row = warp_row + lane % 16, x_half = lane / 16;
-    const u32 w_n = lane % 8, w_half = lane / 8 % 2, w_row = warp_col + w_n / 2 * 8 + lane / 16 * 2 + w_n % 2;
-    u32 a[2][M_FRAGS][4], b[2][N_GROUPS][2][4];
-    float sum[M_FRAGS][N_GROUPS][4][4] = {};
-    const auto load_fragments = [&](u32 to, u32 stage, u32 k16) {
-        const T* const from_x = stages + stage * STAGE;
-        const T* const from_weight = from_x + TILE_ROWS * TILE_IN;
-#pragma unroll
-        for (u32 m = 0; m < M_FRAGS; m++)
-            ldmatrix_x4(a[to][m],
-                        from_x + (x_row + m * 16) * TILE_IN + ((k16 * 2 + x_half) ^ x_key(x_row)) * PIECE);
-#pragma unroll
-        for (u32 g = 0; g < N_GROUPS; g++)
-#pragma unroll
-            for (u32 j = 0; j < 2; j++)
-                ldmatrix_x4(b[to][g][j], from_weight + (w_row + g * 32 + j * 4) * TILE_IN +
-                                             ((k16 * 2 + w_half) ^ w_n) * PIECE);
+    const u32 x_row = warp_row + lane % 16, w_row = warp_col + lane % 8 / 2 * 8 + lane / 16 * 2 + lane % 2;
+    // Where a lane's rows are in a stage; the step of 16 values is in the same bits as the swizzle.
+    const u32 x_at = x_row * ROW + (lane / 16 ^ x_key(x_row)) * 16;
+    const u32 w_at = (TILE_ROWS + w_row) * ROW + (lane / 8 % 2 ^ weight_key(w_row)) * 16;
+    u32 a[2][M_FRAGS][4], b[2][N_PAIRS][4];
+    // The `i`-th ldmatrix of a step of 16 values, in the order in which mma wants them.
+    constexpr u32 LOADS = M_FRAGS + N_PAIRS;
+    const auto load_fragment = [&](u32 i, u32 stage, u32 k16) {
+        const u8* const from = shared + stage * STAGE;
+        if (i >= 1 && i <= N_PAIRS) {
+            const u32 p = i - 1;
+            ldmatrix_x4(b[k16 % 2][p], from + (w_at ^ k16 * 32) + (p / 2 * 32 + p % 2 * 4) * ROW);
+        } else {
+            const u32 m = i == 0 ? 0 : i - N_PAIRS;
+            ldmatrix_x4(a[k16 % 2][m], from + (x_at ^ k16 * 32) + m * 16 * ROW);
+        }
     };
 
     cp_async_wait<STAGES - 2>();
     __syncthreads();
-    load_fragments(0, 0, 0);
-    u32 stage = 0, copy_stage = STAGES - 1;
-#pragma unroll 1
-    for (u32 step = 0; step < steps; step++) {
-        const u32 next_stage = stage + 1 == STAGES ? 0 : stage + 1;
 #pragma unroll
-        for (u32 k16 = 0; k16 < STEPS; k16++) {
-            if (k16 == STEPS - 1) {
-                // The next step has arrived, and nobody still reads the stage that the next copies overwrite.
-                cp_async_wait<STAGES - 2>();
-                __syncthreads();
+    for (u32 i = 0; i < LOADS; i++) load_fragment(i, 0, 0);
+    u32 stage = 0, copy_stage = STAGES - 1;
+    for (u32 tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        float sum[M_FRAGS][N_PAIRS][2][4] = {};
+        for (u32 done = 0; done < steps;) {
+            // As long as the copies are of one tile.
+            const u32 until = done + min(steps - done, copy_left);
+            copy_left -= until - done;
+#pragma unroll 1
+            for (; done < until; done++) {
+                const u32 next_stage = stage + 1 == STAGES ? 0 : stage + 1;
+                // (After the last step nothing has arrived, so this stage is read once more, for nothing.)
+                const bool last = done + 1 == steps && tile + gridDim.x >= tiles;
+#pragma unroll
+                for (u32 k16 = 0; k16 < STEPS; k16++) {
+                    if (k16 == STEPS - 1) {
+                        // The next step has arrived, and nobody still reads the stage that the next copies overwrite.
+                        cp_async_wait<STAGES - 2>();
+                        __syncthreads();
+                    }
+                    const u32 from = k16 < STEPS - 1 || last ? stage : next_stage;
+#pragma unroll
+                    for (u32 m = 0; m < M_FRAGS; m++) {
+                        if (k16 == 0) {
+#pragma unroll
+                            for (u32 c = m * COPIES / M_FRAGS; c < (m + 1) * COPIES / M_FRAGS; c++) copy(copy_stage, c);
+                            if (m == M_FRAGS - 1) {
+                                cp_async_commit();
+                                next_copies();
+                            }
+                        }
+#pragma unroll
+                        for (u32 p = 0; p < N_PAIRS; p++) {
+                            const u32 i = m * N_PAIRS + p;
+                            constexpr u32 EVERY = M_FRAGS * N_PAIRS / LOADS;
+                            if (i % EVERY == 0 && i / EVERY < LOADS) load_fragment(i / EVERY, from, (k16 + 1) % STEPS);
+#pragma unroll
+                            for (u32 j = 0; j < 2; j++)
+                                mma_16x8x16<T>(sum[m][p][j], a[k16 % 2][m], b[k16 % 2][p][j * 2], b[k16 % 2][p][j * 2 + 1]);
+                        }
+                    }
+                }
+                copy_stage = stage;
+                stage = next_stage;
             }
-            // (After the last step nothing has arrived, so this stage is read once more, for nothing.)
-            const bool onward = k16 == STEPS - 1 && step + 1 < steps;
-            load_fragments((k16 + 1) % 2, onward ? next_stage : stage, (k16 + 1) % STEPS);
-            if (k16 < STEPS - 1) {
-                constexpr u32 PART = ceil_div(COPIES, STEPS - 1);
-                if (step + STAGES - 1 < steps)
-                    copy_part(step + STAGES - 1, copy_stage, k16 * PART, (k16 + 1) * PART);
-                if (k16 == STEPS - 2) cp_async_commit();
+            if (copy_left == 0) begin_copies();
+        }
+
+        u32 row0, col0;
+        tile_at(tile, row0, col0);
+#pragma unroll
+        for (u32 g = 0; g < N_PAIRS / 2; g++) {
+            const u32 column = col0 + warp_col + g * 32 + lane % 4 * 8;
+            float add[8] = {};
+            if (bias && gridDim.y == 1) {
+#pragma unroll
+                for (u32 i = 0; i < 8; i++) add[i] = column + i < out ? to_f32(bias[column + i]) : 0.0f;
             }
 #pragma unroll
             for (u32 m = 0; m < M_FRAGS; m++)
 #pragma unroll
-                for (u32 g = 0; g < N_GROUPS; g++)
+                for (u32 half = 0; half < 2; half++) {
+                    const u32 row = row0 + warp_row + m * 16 + half * 8 + lane / 4;
+                    float v[8];
 #pragma unroll
-                    for (u32 j = 0; j < 4; j++)
-                        mma_16x8x16<T>(sum[m][g][j], a[k16 % 2][m], b[k16 % 2][g][j / 2][j % 2 * 2],
-                                       b[k16 % 2][g][j / 2][j % 2 * 2 + 1]);
+                    for (u32 i = 0; i < 8; i++) v[i] = sum[m][g * 2 + i / 4][i / 2 % 2][half * 2 + i % 2] + add[i];
+                    if (row >= rows) continue;
+                    if (gridDim.y == 1)
+                        store_columns(y, row, column, out, v);
+                    else
+                        store_columns(partial + u64(blockIdx.y) * rows * out, row, column, out, v);
+                }
         }
-        copy_stage = stage;
-        stage = next_stage;
-    }
-
-#pragma unroll
-    for (u32 g = 0; g < N_GROUPS; g++) {
-        const u32 column = col0 + warp_col + g * 32 + lane % 4 * 8;
-        float add[8] = {};
-        if (bias && gridDim.y == 1) {
-#pragma unroll
-            for (u32 i = 0; i < 8; i++) add[i] = column + i < out ? to_f32(bias[column + i]) : 0.0f;
-        }
-#pragma unroll
-        for (u32 m = 0; m < M_FRAGS; m++)
-#pragma unroll
-            for (u32 half = 0; half < 2; half++) {
-                const u32 row = row0 + warp_row + m * 16 + half * 8 + lane / 4;
-                float v[8];
-#pragma unroll
-                for (u32 i = 0; i < 8; i++) v[i] = sum[m][g][i / 2][half * 2 + i % 2] + add[i];
-                if (row >= rows) continue;
-                if (gridDim.y == 1)
-                    store_columns(y, row, column, out, v);
-                else
-                    store_columns(partial + u64(blockIdx.y) * rows * out, row, column, out, v);
-            }
     }
 }
 
@@ -294,10 +335,10 @@ __device__ __forceinline__ void skinny(const LinearCall& call) {
         return weight + u64(o) * in + (inside ? k : 0);
     };
     bool inside;
-    for (u32 step = 0; step < min(STAGES - 1, steps); step++)
-#pragma unroll
-        for (u32 i = 0; i < WEIGHT_PIECES; i++)
-            prefetch_early(weight_at(blockIdx.x, step, i / IN_BLOCKS, i % IN_BLOCKS, inside));
+    if (threadIdx.x < SKINNY_OUT) {
+        const u32 o = blockIdx.x * SKINNY_OUT + threadIdx.x, k = step0 * SKINNY_IN;
+        if (o < out && k < in) prefetch_early(weight + u64(o) * in + k, min((STAGES - 1) * SKINNY_IN, in - k) * sizeof(T));
+    }
     wait_for_previous();
 
     // The stream of copies: tile after tile, step after step.
@@ -430,12 +471,17 @@ extern "C" __global__ void __launch_bounds__(Small::THREADS, 3) mma_64x64(const 
     mma_pipelined<Small>(call);
 }
 
-// Few outputs: 16 a block, so that there are enough blocks. Else 32, and with many rows, of which every block reads all,
-// 64.
-using Narrow8 = Layout<8, 1, 4, 2, 8>;
-using Narrow16 = Layout<16, 1, 4, 2, 6>;
-using Wide8 = Layout<8, 2, 4, 2, 4>;
-using Wide16 = Layout<16, 2, 4, 2, 4>;
+// Up to 16 rows: one block a multiprocessor with a deep queue, deeper where a block may have 160 KB of shared memory. 16
+// outputs a block where that shares them out more evenly, else 32; and with many rows, of which every block reads all, 64.
+#if __CUDA_ARCH__ == 800 || (__CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1200)
+constexpr bool DEEP = true;
+#else
+constexpr bool DEEP = false;
+#endif
+using Narrow8 = Layout<8, 1, 4, 4, DEEP ? 5 : 4>;
+using Narrow16 = Layout<16, 1, 8, 2, DEEP ? 5 : 3>;
+using Wide8 = Layout<8, 2, 4, 2, DEEP ? 6 : 4>;
+using Wide16 = Layout<16, 2, 4, 2, DEEP ? 5 : 4>;
 using Wide32 = Layout<32, 4, 2, 2, 3>;
 using Wide64 = Layout<64, 4, 2, 2, 3>;
 extern "C" __global__ void __launch_bounds__(Narrow8::THREADS) skinny_8_narrow(const LinearCall call) {

@@ -91,12 +91,13 @@ extern "C" __global__ void __launch_bounds__(128) rope_store_naive(const __grid_
 constexpr u32 PAIRS = ceil_div(HALF, WARP);  // of a lane: lane, lane + 32, …
 constexpr u32 WARPS = 4;                     // of a block
 
-// What a lane needs to know for a head's pairs. All of it is older than the kernel before, so it can be there when that
-// one ends.
+// What a lane needs to know for a head's pairs; nothing for heads of values, which do not turn. All of it is older than
+// the kernel before, so it can be there when that one ends.
 struct Turn {
     float cos[PAIRS], sin[PAIRS];
     T weight_a[PAIRS], weight_b[PAIRS];
     __device__ __forceinline__ Turn(const Rope& r, u32 token, u32 head) {
+        if (head >= r.heads + r.kv_heads) return;
         const float* const cos_sin = r.cos_sin + u64(u32(r.positions[token])) * r.cos_sin_stride;
         const T* const weight = head < r.heads ? r.q_norm : r.k_norm;
 #pragma unroll

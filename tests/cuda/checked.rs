@@ -60,3 +60,16 @@ fn every_kernel_is_right_with_all_checks_on() {
     let faults = faults.into_inner().unwrap();
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
+
+/// Blocks that stay take a second tile: more outputs than softcuda's multiprocessors have blocks for.
+#[test]
+fn linear_is_right_where_blocks_take_several_tiles() {
+    let case = r#"{"dtype":"bf16","out":"bf16","m":1,"n":27900,"k":136,"bias":true,"seed":1}"#;
+    for kernel in ["linear/mma_pipelined", "linear/skinny"] {
+        let arguments = ["check", kernel, "--device", "cuda", "--case", case, "--timeout", "300", "--json"];
+        let output = lathe(&arguments).env("SOFTCUDA_CHECK", "all").output().unwrap();
+        let reports: Vec<Report> = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|_| panic!("{kernel}: {}", String::from_utf8_lossy(&output.stderr)));
+        assert_eq!(reports[0].verdict, Verdict::Passed, "{}", reports[0]);
+    }
+}

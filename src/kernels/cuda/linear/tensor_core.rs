@@ -30,12 +30,19 @@ struct Tile {
     cols: usize,
     threads: usize,
     stages: usize,
+    /// Of a multiprocessor.
+    blocks: usize,
 }
 
-/// Needs more shared memory for a block than most GPUs have.
-const LARGE: Tile = Tile { function: "mma_256x128", rows: 256, cols: 128, threads: 256, stages: 4 };
-const MEDIUM: Tile = Tile { function: "mma_128x128", rows: 128, cols: 128, threads: 128, stages: 3 };
-const SMALL: Tile = Tile { function: "mma_64x64", rows: 64, cols: 64, threads: 128, stages: 4 };
+#[rustfmt::skip]
+mod tiles {
+    use super::Tile;
+    /// Needs more shared memory for a block than most GPUs have.
+    pub const LARGE: Tile = Tile { function: "mma_256x128", rows: 256, cols: 128, threads: 256, stages: 4, blocks: 1 };
+    pub const MEDIUM: Tile = Tile { function: "mma_128x128", rows: 128, cols: 128, threads: 128, stages: 3, blocks: 2 };
+    pub const SMALL: Tile = Tile { function: "mma_64x64", rows: 64, cols: 64, threads: 128, stages: 4, blocks: 3 };
+}
+use tiles::{LARGE, MEDIUM, SMALL};
 
 impl Tile {
     fn count(&self, rows: usize, n: usize) -> usize {
@@ -45,10 +52,11 @@ impl Tile {
     fn launch(&self, dev: &Cuda, program: Program, splits: usize, call: &Call) -> Result<()> {
         /// Values of k of a stage.
         const TILE_IN: usize = 64;
+        let tiles = self.count(call.rows as usize, call.n as usize);
         let launch = Launch {
             program,
             function: self.function,
-            grid: [self.count(call.rows as usize, call.n as usize), splits, 1],
+            grid: [tiles.min(dev.multiprocessors() * self.blocks), splits, 1],
             block: self.threads,
             shared: self.stages * (self.rows + self.cols) * TILE_IN * 2,
         };
@@ -69,47 +77,58 @@ struct Layout {
     slots: usize,
     warps_out: usize,
     warps_in: usize,
-    stages: usize,
+    /// Values of k, in blocks of 32, of a warp's step.
+    in_blocks: usize,
+    /// Where a block may have 160 KB of shared memory, and elsewhere.
+    stages: [usize; 2],
+    /// Of a multiprocessor.
+    blocks: usize,
+}
+
+#[rustfmt::skip]
+mod layouts {
+    use super::Layout;
+    pub const NARROW: [Layout; 2] = [
+        Layout { function: "skinny_8_narrow", slots: 8, warps_out: 1, warps_in: 4, in_blocks: 4, stages: [5, 4], blocks: 1 },
+        Layout { function: "skinny_16_narrow", slots: 16, warps_out: 1, warps_in: 8, in_blocks: 2, stages: [5, 3], blocks: 1 },
+    ];
+    pub const WIDE: [Layout; 4] = [
+        Layout { function: "skinny_8", slots: 8, warps_out: 2, warps_in: 4, in_blocks: 2, stages: [6, 4], blocks: 1 },
+        Layout { function: "skinny_16", slots: 16, warps_out: 2, warps_in: 4, in_blocks: 2, stages: [5, 4], blocks: 1 },
+        Layout { function: "skinny_32", slots: 32, warps_out: 4, warps_in: 2, in_blocks: 2, stages: [3, 3], blocks: 2 },
+        Layout { function: "skinny_64", slots: 64, warps_out: 4, warps_in: 2, in_blocks: 2, stages: [3, 3], blocks: 2 },
+    ];
 }
 
 impl Layout {
-    /// Values of k, in blocks of 32, of a warp's step.
-    const IN_BLOCKS: usize = 2;
-    /// Blocks of a multiprocessor.
-    const BLOCKS: usize = 2;
+    /// For at most [`SMALL_ROWS`] rows: the narrow one for few outputs, or where the block with the most of them then has
+    /// fewer and k is long enough for that to matter (docs/results).
+    fn of(rows: usize, n: usize, k: usize) -> &'static Self {
+        let for_rows = |layouts: &'static [Self]| layouts.iter().find(|layout| rows <= layout.slots);
+        let wide = for_rows(&layouts::WIDE).expect("at most 64 rows");
+        let most = |layout: &Self| n.div_ceil(layout.outputs()).div_ceil(FILL / 2) * layout.outputs();
+        match for_rows(&layouts::NARROW) {
+            Some(narrow) if n <= FILL * 8 || k >= 2048 && most(narrow) < most(wide) => narrow,
+            _ => wide,
+        }
+    }
 
-    #[rustfmt::skip]
-    const NARROW: [Self; 2] = [
-        Self { function: "skinny_8_narrow", slots: 8, warps_out: 1, warps_in: 4, stages: 8 },
-        Self { function: "skinny_16_narrow", slots: 16, warps_out: 1, warps_in: 4, stages: 6 },
-    ];
-    #[rustfmt::skip]
-    const WIDE: [Self; 4] = [
-        Self { function: "skinny_8", slots: 8, warps_out: 2, warps_in: 4, stages: 4 },
-        Self { function: "skinny_16", slots: 16, warps_out: 2, warps_in: 4, stages: 4 },
-        Self { function: "skinny_32", slots: 32, warps_out: 4, warps_in: 2, stages: 3 },
-        Self { function: "skinny_64", slots: 64, warps_out: 4, warps_in: 2, stages: 3 },
-    ];
-
-    /// For at most [`SMALL_ROWS`] rows.
-    fn of(rows: usize, n: usize) -> &'static Self {
-        let narrow = if n <= FILL * 8 { &Self::NARROW[..] } else { &[] };
-        let fits = |layout: &&Self| rows <= layout.slots;
-        narrow.iter().find(fits).or_else(|| Self::WIDE.iter().find(fits)).expect("at most 64 rows")
+    fn outputs(&self) -> usize {
+        self.warps_out * 16
     }
 
     fn launch(&self, dev: &Cuda, program: Program, call: &Call) -> Result<()> {
+        let stages = self.stages[usize::from(!matches!(dev.target().capability, (8, 0) | (9..=11, _)))];
         let threads = self.warps_out * self.warps_in * 32;
         let (weights, x) =
-            (threads * 2 * Self::IN_BLOCKS, self.warps_in * Self::IN_BLOCKS * (self.slots / 8) * 32);
-        let outputs = self.warps_out * 16;
-        let blocks = (call.n as usize).div_ceil(outputs).min(dev.multiprocessors() * Self::BLOCKS);
+            (threads * 2 * self.in_blocks, self.warps_in * self.in_blocks * (self.slots / 8) * 32);
+        let blocks = (call.n as usize).div_ceil(self.outputs()).min(dev.multiprocessors() * self.blocks);
         let launch = Launch {
             program,
             function: self.function,
             grid: [blocks, 1, 1],
             block: threads,
-            shared: self.stages * (weights + x) * 16 + self.slots * (outputs + 4) * 4,
+            shared: stages * (weights + x) * 16 + self.slots * (self.outputs() + 4) * 4,
         };
         // SAFETY: the parameter of the entries of `cuda/linear.cu`; see `Call`.
         // The kernel begins with `wait_for_previous`.
@@ -230,7 +249,7 @@ impl Kernel<Linear, Cuda> for Skinny {
                 rows: (all.rows - first).min(SMALL_ROWS as u32),
                 ..all
             };
-            Layout::of(call.rows as usize, all.n as usize).launch(dev, program, &call)?;
+            Layout::of(call.rows as usize, all.n as usize, all.k as usize).launch(dev, program, &call)?;
         }
         Ok(())
     }
