@@ -13,6 +13,7 @@ mod sample;
 mod simd;
 
 use std::{
+    array::from_fn,
     ops::Range,
     sync::{
         Arc, OnceLock,
@@ -70,18 +71,48 @@ fn split(pool: &Pool, rows: usize, bytes: usize, f: impl Fn(Range<usize>) + Sync
     }
 }
 
-/// Runs `f(worker, item)` for every item, each worker one at a time.
+/// Runs `f(worker, item)` for every item, each worker one at a time, as [`Shares`] deals them out.
 fn each(dev: &Cpu, workers: usize, items: usize, f: &(dyn Fn(usize, usize) + Sync)) {
-    let next = AtomicUsize::new(0);
-    dev.pool().run(workers.min(items), &|worker| {
-        loop {
-            let item = next.fetch_add(1, Relaxed);
-            if item >= items {
-                return;
-            }
-            f(worker, item);
-        }
-    });
+    let shares = Shares::new(items, workers.min(items));
+    dev.pool().run(shares.count(), &|worker| shares.from(worker).for_each(|item| f(worker, item)));
+}
+
+/// Items, cut in a share for each thread. A thread begins with its own, item after item, so that the memory system
+/// and prefetches foresee what it reads; then it helps the others.
+struct Shares {
+    next: [Next; MAX_SHARES],
+    count: usize,
+    items: usize,
+}
+
+/// The next item of a share, on a cache line of its own.
+#[repr(align(64))]
+struct Next(AtomicUsize);
+
+/// More threads than this do not help one launch.
+const MAX_SHARES: usize = 64;
+
+impl Shares {
+    fn new(items: usize, count: usize) -> Self {
+        let count = count.clamp(1, MAX_SHARES);
+        Self { next: from_fn(|share| Next((share * items / count).into())), count, items }
+    }
+
+    fn count(&self) -> usize {
+        self.count
+    }
+
+    /// An item that is left of `share`, and that nobody else gets.
+    fn take(&self, share: usize) -> Option<usize> {
+        let item = self.next[share].0.fetch_add(1, Relaxed);
+        (item < (share + 1) * self.items / self.count).then_some(item)
+    }
+
+    /// The items that are left, those of `own` first.
+    fn from(&self, own: usize) -> impl Iterator<Item = usize> {
+        let shares = (own..self.count).chain(0..own);
+        shares.flat_map(move |share| std::iter::from_fn(move || self.take(share)))
+    }
 }
 
 /// The rows of a tensor that the tasks of one launch write, each row by one task.

@@ -1,15 +1,12 @@
 //! One call: x packed in panels, then strips of weight rows as tasks of the pool.
 
-use std::{
-    array::from_fn,
-    marker::PhantomData,
-    mem::MaybeUninit,
-    ops::Range,
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
-};
+use std::{marker::PhantomData, mem::MaybeUninit, ops::Range};
 
 use super::{
-    super::simd::{Float, L2, prefetch},
+    super::{
+        Shares,
+        simd::{Float, L2, prefetch},
+    },
     lanes::{BLOCK, Dot, Work},
     tile::{self, LINE, MAX_ROWS, Rows, STRIP_BYTES, Strip},
 };
@@ -97,7 +94,7 @@ impl<L: Dot<T>, T: Float, O: Float> Job<'_, L, T, O> {
         let strips = self.n.div_ceil(tile::rows::<L>());
         let cost = strips * tile::rows::<L>() * self.k * (self.rows + 12);
         let shares = Shares::new(strips, pool.threads().min(cost >> 17));
-        pool.run(shares.count, &|share| {
+        pool.run(shares.count(), &|share| {
             // SAFETY: the caller's promise, and x is packed; a strip is taken once.
             unsafe { L::enter(Strips(self, &shares, share)) }
         });
@@ -159,40 +156,6 @@ impl<L: Dot<T>, T: Float, O: Float> Work for PackX<'_, L, T, O> {
                 }
             }
         }
-    }
-}
-
-/// The strips, cut in a share for each thread. A thread begins with its own, strip after strip, so that the memory
-/// system and the prefetch foresee what it reads; then it helps the others.
-struct Shares {
-    next: [Next; MAX_SHARES],
-    count: usize,
-    strips: usize,
-}
-
-/// The next strip of a share, on a cache line of its own.
-#[repr(align(64))]
-struct Next(AtomicUsize);
-
-/// More threads than this do not help one product.
-const MAX_SHARES: usize = 64;
-
-impl Shares {
-    fn new(strips: usize, count: usize) -> Self {
-        let count = count.clamp(1, MAX_SHARES);
-        Self { next: from_fn(|share| Next((share * strips / count).into())), count, strips }
-    }
-
-    /// A strip that is left of `share`, and that nobody else gets.
-    fn take(&self, share: usize) -> Option<usize> {
-        let strip = self.next[share].0.fetch_add(1, Relaxed);
-        (strip < (share + 1) * self.strips / self.count).then_some(strip)
-    }
-
-    /// The strips that are left, those of `own` first.
-    fn from(&self, own: usize) -> impl Iterator<Item = usize> {
-        let shares = (own..self.count).chain(0..own);
-        shares.flat_map(move |share| std::iter::from_fn(move || self.take(share)))
     }
 }
 
