@@ -1,20 +1,21 @@
 //! Paged attention: tiles of queries against chunks of keys, softmax in f32, one chunk folded into the next.
 //!
 //! Rows are (query, head) pairs of one key head's group. A row's keys are cut into chunks of [`CHUNK`] at fixed
-//! positions. Within a chunk a row has its own maximum, sum and weighted values; chunks are folded in ascending
-//! order. A score is eight partial dot products, added in one order; the sum of weights likewise; values are
-//! added key by key. All of this depends on positions alone, and keys that a row does not see add exactly
+//! positions. Within a chunk a row has its own maximum, sum and weighted values ([`partial`]); chunks are folded in
+//! ascending order. A score is eight partial dot products, added in one order; the sum of weights likewise; values are
+//! added key by key. ([`pairs`] has other orders, as fixed.) All of this depends on positions alone, and keys that a row does not see add exactly
 //! nothing, so **a query's result has the same bits** in any batch, tile or chunked prompt, as prefill or decode,
 //! and with any number of threads (for one instruction set). Tile shapes below only change what is computed
 //! next to it.
 //!
 //! Prefill: a tile is some queries with the heads of one group; it converts a chunk's keys and values to packed f32
-//! once. Decode: a tile is one query with all its heads; it reads the cache in the order of addresses, once. Few
-//! sequences are split by chunks over the threads.
+//! once. Decode: a tile is one query with all its heads, or some of them where sequences are few; what it reads next is
+//! asked for while it computes. Few sequences are split by chunks over the threads.
 
 mod chunk;
 #[cfg(target_arch = "x86_64")]
 mod pairs;
+mod partial;
 mod tile;
 
 use half::{bf16, f16};
@@ -28,7 +29,8 @@ use crate::{
     device::{Cpu, CpuBuffer, DType},
     error::Result,
 };
-use chunk::{Call, Partial, Tile, Work};
+use chunk::{Call, Tile, Work};
+use partial::Partial;
 
 /// Keys of a chunk.
 const CHUNK: usize = 128;
@@ -105,9 +107,9 @@ impl Dims {
         ROWS.max(self.heads)
     }
 
-    /// f32 values from one row of a buffer to the next: whole vectors of AVX-512.
+    /// f32 values from one row of a buffer to the next: whole double vectors of AVX-512.
     fn padded(self) -> usize {
-        self.dim.next_multiple_of(2 * LANES)
+        self.dim.next_multiple_of(4 * LANES)
     }
 
     /// f32 values that one worker needs. A multiple of a cache line keeps workers apart.
@@ -117,7 +119,7 @@ impl Dims {
 
     /// f32 values of one partial result: a chunk's maxima, sums and values of every head.
     fn partial(self) -> usize {
-        (self.heads * (2 + self.padded())).next_multiple_of(16)
+        Partial::len(self, self.heads).next_multiple_of(16)
     }
 
     /// f32 values of scratch memory per thread.
@@ -147,7 +149,7 @@ fn launch<T: Float>(dev: &Cpu, mut args: AttentionArgs<'_, Cpu>, scratch: &mut C
         // The last tiles see the most keys; they go first.
         let tile = find_tile(dims, args.lens, per_tile, tiles - 1 - i);
         // SAFETY: `each` runs one item at a time per worker.
-        call.run_tile(tile, Work::new(dims, unsafe { work.row(worker) }));
+        call.run_tile(tile, None, Work::new(dims, unsafe { work.row(worker) }));
     });
 }
 
@@ -195,7 +197,7 @@ fn decode<T: Float>(
     let (dims, lens) = (call.dims, call.args.lens);
     let chunks = lens.iter().map(|l| l.kv.div_ceil(CHUNK)).max().unwrap_or(0);
     let wanted = if threads > 1 { TILES_PER_THREAD * threads } else { 1 };
-    let shares = wanted.div_ceil(lens.len() * chunks).min(dims.kv_heads);
+    let shares = (2 * wanted).div_ceil(lens.len() * chunks).min(dims.kv_heads);
     let tiles = lens.len() * shares;
     let tile = |i: usize| {
         let (seq, share) = (i / shares, i % shares);
@@ -206,29 +208,33 @@ fn decode<T: Float>(
     if tiles >= wanted || chunks == 1 {
         return each(dev, threads, tiles, &|worker, i| {
             // SAFETY: `each` runs one item at a time per worker.
-            call.run_tile(tile(i), Work::new(dims, unsafe { work.row(worker) }));
+            let work = Work::new(dims, unsafe { work.row(worker) });
+            call.run_tile(tile(i), (i + 1 < tiles).then(|| tile(i + 1)), work);
         });
     }
     // A tile's first partial is its running result; the others are of a round's chunks.
     let slots = partials.rows / tiles;
     for begin in (0..chunks).step_by(slots - 1) {
         let width = (slots - 1).min(chunks - begin);
-        each(dev, threads, tiles * width, &|worker, i| {
-            let (i, chunk) = (i / width, i % width);
+        let items = tiles * width;
+        // Chunk after chunk: a thread reads memory in order.
+        let item = |i: usize| (tile(i % tiles), begin + i / tiles);
+        each(dev, threads, items, &|worker, i| {
             // SAFETY: `each` runs one item at a time per worker, and the partial is this item's.
-            let (work, into) = unsafe { (work.row(worker), partials.row(i * slots + 1 + chunk)) };
-            call.run_chunk(tile(i), begin + chunk, Work::new(dims, work), Partial::new(dims, into));
+            let (work, into) = unsafe { (work.row(worker), partials.row(i % tiles * slots + 1 + i / tiles)) };
+            let then = (i + 1 < items).then(|| item(i + 1));
+            call.run_chunk(item(i), then, Work::new(dims, work), Partial::new(dims, dims.heads, into));
         });
         for i in 0..tiles {
             // SAFETY: no launch is running, and the two are different partials.
-            let running = || Partial::new(dims, unsafe { partials.row(i * slots) });
+            let running = || Partial::new(dims, dims.heads, unsafe { partials.row(i * slots) });
             if begin == 0 {
                 running().clear();
             }
             for chunk in 0..width {
                 // SAFETY: as above.
-                let part = Partial::new(dims, unsafe { partials.row(i * slots + 1 + chunk) });
-                running().fold(call.simd, &part);
+                let part = Partial::new(dims, dims.heads, unsafe { partials.row(i * slots + 1 + chunk) });
+                running().fold(call.simd, &part, dims.heads);
             }
             if begin + width == chunks {
                 call.finish(tile(i), &running());

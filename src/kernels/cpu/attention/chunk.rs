@@ -13,6 +13,7 @@ use super::{
         simd::{self, Float},
     },
     BLOCK, CHUNK, Dims, IN_PLACE, PACK,
+    partial::Partial,
     tile::{self, Rows},
 };
 use crate::device::{Cpu, DType, Simd};
@@ -41,41 +42,6 @@ pub struct Tile {
     pub kv_heads: usize,
 }
 
-/// Rows' running results, or those of one chunk.
-pub struct Partial<'a> {
-    /// `[rows][maximum, sum]`.
-    state: &'a mut [[f32; 2]],
-    /// `[rows, padded]` weighted values.
-    o: &'a mut [f32],
-    padded: usize,
-}
-
-impl<'a> Partial<'a> {
-    /// Of every head, in `memory`.
-    pub fn new(dims: Dims, memory: &'a mut [f32]) -> Self {
-        let (state, o) = memory.split_at_mut(2 * dims.heads);
-        Self { state: state.as_chunks_mut().0, o, padded: dims.padded() }
-    }
-
-    /// No keys yet.
-    pub fn clear(&mut self) {
-        self.state.fill([f32::NEG_INFINITY, 0.0]);
-        self.o.fill(0.0);
-    }
-
-    fn row(&mut self, row: usize) -> (&mut [f32; 2], &mut [f32]) {
-        (&mut self.state[row], &mut self.o[row * self.padded..][..self.padded])
-    }
-
-    /// Folds the later chunk `part` into every row.
-    pub fn fold(&mut self, simd: Simd, part: &Partial<'_>) {
-        for (row, &of) in part.state.iter().enumerate() {
-            let (state, o) = self.row(row);
-            tile::fold(simd, state, o, of, &part.o[row * part.padded..][..part.padded]);
-        }
-    }
-}
-
 /// A worker's buffers, by row where not said otherwise.
 pub struct Work<'a> {
     /// Queries, interleaved by block.
@@ -95,8 +61,7 @@ impl<'a> Work<'a> {
     pub fn new(dims: Dims, mut all: &'a mut [f32]) -> Self {
         let (rows, padded) = (dims.rows(), dims.padded());
         let mut take = |len: usize| all.split_off_mut(..len).expect("the workspace holds every buffer");
-        let mut partial =
-            || Partial { state: take(2 * rows).as_chunks_mut().0, o: take(rows * padded), padded };
+        let mut partial = || Partial::new(dims, rows, take(Partial::len(dims, rows)));
         let (running, part) = (partial(), partial());
         let (q, p) = (take(rows * padded), take(rows * CHUNK));
         Self { q, running, part, p, k: take(PACK * padded), v: take(CHUNK * padded) }
@@ -112,31 +77,37 @@ impl<'a, T: Float> Call<'a, T> {
         Self { simd, dims, args, k: args.k_cache.slice(), v: args.v_cache.slice(), out, pairs }
     }
 
-    /// All chunks of a tile, one after the other.
-    pub fn run_tile(&self, tile: Tile, mut w: Work<'_>) {
+    /// All chunks of a tile, one after the other. `then` is the tile that the worker probably takes next.
+    pub fn run_tile(&self, tile: Tile, then: Option<Tile>, mut w: Work<'_>) {
         let rows = self.load_queries(tile, w.q);
-        w.running.state = &mut std::mem::take(&mut w.running.state)[..rows];
         w.running.clear();
         let (oldest, newest) = (self.visible(tile, 0).0, self.visible(tile, tile.count - 1).1);
         for chunk in oldest / CHUNK..newest.div_ceil(CHUNK) {
-            self.chunk(tile, chunk, &mut w);
-            for row in 0..rows {
-                let of = *w.part.row(row).0;
-                let (state, o) = w.running.row(row);
-                tile::fold(self.simd, state, o, of, w.part.row(row).1);
-            }
+            let next = if (chunk + 1) * CHUNK < newest {
+                Some((tile, chunk + 1))
+            } else {
+                then.map(|tile| (tile, 0))
+            };
+            self.chunk(tile, chunk, next, &mut w);
+            w.running.fold(self.simd, &w.part, rows);
         }
         self.finish(tile, &w.running);
     }
 
-    /// One chunk of a tile, as a partial result.
-    pub fn run_chunk<'w>(&self, tile: Tile, chunk: usize, mut w: Work<'w>, mut into: Partial<'w>) {
+    /// One chunk of a tile, as a partial result. `then` is what the worker probably takes next.
+    pub fn run_chunk<'w>(
+        &self,
+        (tile, chunk): (Tile, usize),
+        then: Option<(Tile, usize)>,
+        mut w: Work<'w>,
+        mut into: Partial<'w>,
+    ) {
         into.clear();
         w.part = into;
         let (oldest, newest) = self.visible(tile, 0);
         if (oldest / CHUNK..newest.div_ceil(CHUNK)).contains(&chunk) {
             self.load_queries(tile, w.q);
-            self.chunk(tile, chunk, &mut w);
+            self.chunk(tile, chunk, then, &mut w);
         }
     }
 
@@ -146,11 +117,7 @@ impl<'a, T: Float> Call<'a, T> {
             let (token, head) = self.token_head(tile, row);
             // SAFETY: a (token, head) belongs to one tile.
             let out = unsafe { self.out.row(token * self.dims.heads + head) };
-            let sum = of.state[row][1];
-            for (out, &o) in out.iter_mut().zip(&of.o[row * of.padded..]) {
-                // + 0 makes minus zero, which unseen values could have turned, plus zero.
-                *out = T::from_f32(o / sum + 0.0);
-            }
+            of.write(self.simd, row, out);
         }
     }
 
@@ -214,8 +181,8 @@ impl<'a, T: Float> Call<'a, T> {
         Rows { data: &buffer[first * stride..], stride, count, dim }
     }
 
-    /// Maxima, sums and weighted values of one chunk, to `w.part`.
-    fn chunk(&self, tile: Tile, chunk: usize, w: &mut Work<'_>) {
+    /// Maxima, sums and weighted values of one chunk, to `w.part`. Meanwhile decode in bf16 asks for the keys of `next`.
+    fn chunk(&self, tile: Tile, chunk: usize, next: Option<(Tile, usize)>, w: &mut Work<'_>) {
         let begin = chunk * CHUNK;
         let from = self.visible(tile, 0).0.max(begin);
         let end = self.visible(tile, tile.count - 1).1.min(begin + CHUNK);
@@ -225,80 +192,104 @@ impl<'a, T: Float> Call<'a, T> {
             (false, _) => self.scores_packed(tile, w, begin, from..end),
         }
         let (rows, padded) = (self.rows(tile), self.dims.padded());
-        for row in 0..rows {
-            let (oldest, newest) = self.visible(tile, self.query(tile, row));
+        let mut row = 0;
+        for query in (0..tile.kv_heads).flat_map(|_| 0..tile.count) {
+            let (oldest, newest) = self.visible(tile, query);
             let seen = oldest.max(begin) - begin..newest.clamp(begin, begin + CHUNK) - begin;
-            let p = &mut w.p[row * CHUNK..][..CHUNK];
-            w.part.state[row] = tile::weights(self.simd, p, seen, self.args.scale, self.args.softcap);
-            #[cfg(target_arch = "x86_64")]
-            if self.pairs {
-                // SAFETY: `pairs` is set where the CPU has the instructions.
-                unsafe { pairs::round_weights(p) };
+            for _ in 0..self.dims.group() {
+                let p = &mut w.p[row * CHUNK..][..CHUNK];
+                [w.part.top[row], w.part.sum[row]] = self.weights(p, seen.clone());
+                row += 1;
             }
         }
         w.part.o[..rows * padded].fill(0.0);
         match (self.pairs, tile.count) {
-            (true, _) => self.values_by_pairs(tile, w, begin, from..end),
+            (true, _) => self.values_by_pairs(tile, w, begin, from..end, next),
             (false, 1) => self.values_in_place(tile, w, begin, from..end),
             (false, _) => self.values_packed(tile, w, begin, from..end),
         }
     }
 
+    /// Scores of a row to weights; the maximum and the sum.
+    fn weights(&self, p: &mut [f32], seen: Range<usize>) -> [f32; 2] {
+        let mut scale = self.args.scale;
+        if let Some(cap) = self.args.softcap.filter(|_| !seen.is_empty()) {
+            tile::cap_scores(self.simd, &mut p[seen.clone()], scale, cap);
+            scale = 1.0;
+        }
+        #[cfg(target_arch = "x86_64")]
+        if self.pairs {
+            // SAFETY: `pairs` is set where the CPU has the instructions.
+            return unsafe { pairs::weights(p, seen, scale) };
+        }
+        tile::weights(self.simd, p, seen, scale)
+    }
+
     /// Scores in bf16: a strip of keys meets every row that sees any of it.
     #[cfg(target_arch = "x86_64")]
     fn scores_by_strips(&self, tile: Tile, w: &mut Work<'_>, begin: usize, keys: Range<usize>) {
-        let Dims { dim, kv_heads, block_size, .. } = self.dims;
-        let (group, stride, padded) = (self.dims.group(), kv_heads * dim, pairs::padded(dim));
+        let (group, dim, padded) = (self.dims.group(), self.dims.dim, pairs::padded(self.dims.dim));
         let (of_group, newest) = (tile.count * group, self.visible(tile, 0).1);
-        let table = self.args.block_table.row::<i32>(tile.seq);
         let cache: &[bf16] = bytemuck::cast_slice(self.k);
         let (q, packed) = (bytemuck::cast_slice(w.q), bytemuck::cast_slice_mut(w.k));
-        // Blocks of the cache and chunks are whole strips.
-        for first in (keys.start / pairs::STRIP * pairs::STRIP..keys.end).step_by(pairs::STRIP) {
-            let block = table[first / block_size] as usize * self.args.k_cache.stride();
-            let unseen = (first + 1).saturating_sub(newest) * group / BLOCK * BLOCK;
-            for g in 0..tile.kv_heads {
-                let mut rows = [std::ptr::null(); pairs::STRIP];
-                for (i, row) in rows.iter_mut().enumerate() {
-                    // Beyond what the tile sees, the nearest that it does.
-                    let at = (first + i).clamp(keys.start, keys.end - 1) % block_size;
-                    let at = block + at * stride + (tile.kv_head + g) * dim;
-                    *row = cache[at..][..dim].as_ptr();
-                    // The values are next: asked for now, they come while scores are computed.
-                    if tile.count == 1 {
-                        tile::prefetch::<{ simd::L2 }, _>(&self.v[at..][..dim]);
-                    }
+        // Blocks of the cache and chunks are whole strips; keys that the tile does not see have memory there, too.
+        let strips = keys.start / pairs::STRIP * pairs::STRIP..keys.end.next_multiple_of(pairs::STRIP);
+        self.pieces(cache, tile, strips.clone(), CHUNK, |key, run| {
+            // The values come while scores are computed, and the next chunk's keys while those are weighted.
+            let values = self.run(self.v, tile, key, strips.end).data.as_ptr().cast::<bf16>();
+            for at in (0..run.count).step_by(pairs::STRIP) {
+                let first = key + at;
+                let unseen = (first + 1).saturating_sub(newest) * group / BLOCK * BLOCK;
+                for g in 0..tile.kv_heads {
+                    let place = at * run.stride + g * dim;
+                    let scores = pairs::Scores {
+                        q: &q[g * of_group * padded..],
+                        rows: unseen..of_group,
+                        keys: Rows { data: &run.data[place..], count: pairs::STRIP, ..run },
+                        next: values.wrapping_add(place),
+                        packed: &mut *packed,
+                        out: &mut w.p[g * of_group * CHUNK + first - begin..],
+                    };
+                    // SAFETY: `pairs` is set where the CPU has the instructions.
+                    unsafe { scores.compute() };
                 }
-                let scores = pairs::Scores {
-                    q: &q[g * of_group * padded..],
-                    rows: unseen..of_group,
-                    dim,
-                    keys: &rows,
-                    ahead: pairs::STRIP * stride,
-                    packed: &mut *packed,
-                    out: &mut w.p[g * of_group * CHUNK + first - begin..],
-                };
-                // SAFETY: `pairs` is set where the CPU has the instructions; the keys are slices of `dim`.
-                unsafe { scores.compute() };
             }
-        }
+        });
     }
 
     /// Weighted values in bf16. One query reads them where they lie, many have a chunk packed.
     #[cfg(target_arch = "x86_64")]
-    fn values_by_pairs(&self, tile: Tile, w: &mut Work<'_>, begin: usize, keys: Range<usize>) {
+    fn values_by_pairs(
+        &self,
+        tile: Tile,
+        w: &mut Work<'_>,
+        begin: usize,
+        keys: Range<usize>,
+        next: Option<(Tile, usize)>,
+    ) {
         let (group, padded, dim) = (self.dims.group(), self.dims.padded(), self.dims.dim);
         // Pairs begin at even positions; an unseen key before the first has no weight.
         let keys = keys.start & !1..keys.end;
         let cache: &[bf16] = bytemuck::cast_slice(self.v);
         if tile.count == 1 {
-            return self.in_place(cache, tile, keys, |g, key, v| {
-                for row in (0..group).step_by(BLOCK) {
-                    let (block, row) = (BLOCK.min(group - row), g * group + row);
-                    let (p, o) = (&w.p[row * CHUNK + (key - begin) / 2..], &mut w.part.o[row * padded..]);
-                    let pairs = v.count.div_ceil(2);
-                    // SAFETY: `pairs` is set where the CPU has the instructions.
-                    unsafe { pairs::Weighted::new(p, block, pairs, dim, o, padded).rows(v) };
+            let next = next.map(|(tile, chunk)| {
+                let (oldest, newest) = self.visible(tile, 0);
+                let first = oldest.max(chunk * CHUNK);
+                self.run(self.k, tile, first.min(newest - 1), newest).data.as_ptr().cast::<bf16>()
+            });
+            return self.pieces(cache, tile, keys.clone(), CHUNK, |key, run| {
+                // Nothing comes next: what is at hand is asked for, to no effect.
+                let next =
+                    next.map_or(run.data.as_ptr(), |p| p.wrapping_add((key - keys.start) * run.stride));
+                for g in 0..tile.kv_heads {
+                    let v = Rows { data: &run.data[g * dim..], ..run };
+                    for row in (0..group).step_by(BLOCK) {
+                        let (block, row) = (BLOCK.min(group - row), g * group + row);
+                        let (p, o) = (&w.p[row * CHUNK + (key - begin) / 2..], &mut w.part.o[row * padded..]);
+                        let weighted = pairs::Weighted::new(p, block, v.count.div_ceil(2), dim, o, padded);
+                        // SAFETY: `pairs` is set where the CPU has the instructions.
+                        unsafe { weighted.rows(v, next.wrapping_add(g * dim)) };
+                    }
                 }
             });
         }
@@ -324,7 +315,14 @@ impl<'a, T: Float> Call<'a, T> {
     }
 
     #[cfg(not(target_arch = "x86_64"))]
-    fn values_by_pairs(&self, _: Tile, _: &mut Work<'_>, _: usize, _: Range<usize>) {
+    fn values_by_pairs(
+        &self,
+        _: Tile,
+        _: &mut Work<'_>,
+        _: usize,
+        _: Range<usize>,
+        _: Option<(Tile, usize)>,
+    ) {
         unreachable!("`pairs` is not set")
     }
 
@@ -355,8 +353,7 @@ impl<'a, T: Float> Call<'a, T> {
         mut f: impl FnMut(usize, usize, Rows<'c, E>),
     ) {
         let dim = self.dims.dim;
-        // Even, for pairs.
-        let most = (IN_PLACE / (self.dims.kv_heads * dim * size_of::<E>())).clamp(4, PACK) & !1;
+        let most = (IN_PLACE / (self.dims.kv_heads * dim * size_of::<E>())).clamp(4, PACK);
         self.pieces(cache, tile, keys, most, |key, run| {
             let piece = run.count * run.stride;
             for g in 0..tile.kv_heads {

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::{
-    super::simd::{self, Float, Isa, Job, LANES, dispatch, exp, larger, tanh},
+    super::simd::{self, Float, Isa, Job, LANES, dispatch, exp, tanh},
     BLOCK, CHUNK,
 };
 use crate::device::Simd;
@@ -59,54 +59,43 @@ impl<T: Float> Job for Widen<'_, T> {
     }
 }
 
-/// Folds a chunk's maximum and sum `of` and its values into a row's; a chunk without keys changes nothing.
-pub fn fold(simd: Simd, state: &mut [f32; 2], o: &mut [f32], of: [f32; 2], part: &[f32]) {
-    dispatch(simd, Fold { state, o, of, part });
+/// Scores, scaled and capped: `cap * tanh(scale * s / cap)`.
+pub fn cap_scores(simd: Simd, p: &mut [f32], scale: f32, cap: f32) {
+    dispatch(simd, Cap { p, scale, cap });
 }
 
-struct Fold<'a> {
-    state: &'a mut [f32; 2],
-    o: &'a mut [f32],
-    of: [f32; 2],
-    part: &'a [f32],
+struct Cap<'a> {
+    p: &'a mut [f32],
+    scale: f32,
+    cap: f32,
 }
 
-impl Job for Fold<'_> {
+impl Job for Cap<'_> {
     type Out = ();
     #[inline(always)]
     fn run<I: Isa>(self) {
-        let Self { state, o, of: [m, l], part } = self;
-        if m == f32::NEG_INFINITY && l == 0.0 {
-            return;
-        }
-        let top = larger(state[0], m);
-        let (old, new) = (exp::<I>(state[0] - top), exp::<I>(m - top));
-        state[0] = top;
-        state[1] = I::mul_add(state[1], old, l * new);
-        for (o, &p) in o.iter_mut().zip(part) {
-            *o = I::mul_add(*o, old, p * new);
-        }
+        let Self { p, scale, cap } = self;
+        p.iter_mut().for_each(|s| *s = cap * tanh::<I>(*s * scale / cap));
     }
 }
 
-/// Scores of a row to weights: `e^(s - max)` for the columns `seen`, 0 for the others. Returns the maximum and
-/// the sum.
-pub fn weights(simd: Simd, p: &mut [f32], seen: Range<usize>, scale: f32, softcap: Option<f32>) -> [f32; 2] {
-    dispatch(simd, Weights { p, seen, scale, softcap })
+/// Scores of a row to weights: `e^(scale (s - max))` for the columns `seen`, 0 for the others. Returns the maximum,
+/// scaled, and the sum.
+pub fn weights(simd: Simd, p: &mut [f32], seen: Range<usize>, scale: f32) -> [f32; 2] {
+    dispatch(simd, Weights { p, seen, scale })
 }
 
 struct Weights<'a> {
     p: &'a mut [f32],
     seen: Range<usize>,
     scale: f32,
-    softcap: Option<f32>,
 }
 
 impl Job for Weights<'_> {
     type Out = [f32; 2];
     #[inline(always)]
     fn run<I: Isa>(self) -> [f32; 2] {
-        let Self { p, seen, scale, softcap } = self;
+        let Self { p, seen, scale } = self;
         if seen.is_empty() {
             p.fill(0.0);
             return [f32::NEG_INFINITY, 0.0];
@@ -116,10 +105,7 @@ impl Job for Weights<'_> {
         p[..seen.start].fill(0.0);
         p[last..].fill(0.0);
         let part = &mut p[first..last];
-        match softcap {
-            None => part.iter_mut().for_each(|s| *s *= scale),
-            Some(cap) => part.iter_mut().for_each(|s| *s = cap * tanh::<I>(*s * scale / cap)),
-        }
+        part.iter_mut().for_each(|s| *s *= scale);
         part[..seen.start - first].fill(f32::NEG_INFINITY);
         part[seen.end - first..].fill(f32::NEG_INFINITY);
         let mut tops = I::splat(f32::NEG_INFINITY);
