@@ -77,7 +77,7 @@ struct Tile {
     static constexpr u32 ROWS = ROWS_, COLS = COLS_, WARP_ROWS = WARP_ROWS_, WARP_COLS = WARP_COLS_, STAGES = STAGES_;
     static constexpr u32 THREADS = ROWS / WARP_ROWS * (COLS / WARP_COLS) * WARP;
     static constexpr u32 SHARED = STAGES * (ROWS + COLS) * TILE_IN * sizeof(T);
-    static_assert(WARP_ROWS % 16 == 0 && WARP_COLS % 32 == 0);
+    static_assert(WARP_ROWS % 16 == 0 && WARP_COLS % 32 == 0 && COLS <= THREADS);
 };
 
 // Where a row's pieces are: piece p of row r at place p ^ key(r).
@@ -107,7 +107,6 @@ __device__ __forceinline__ void store_columns(O* y, u64 row, u32 column, u32 out
 
 template <class Tile>
 __device__ __forceinline__ void mma_pipelined(const LinearCall& call) {
-    wait_for_previous();
     constexpr u32 TILE_ROWS = Tile::ROWS, TILE_COLS = Tile::COLS, WARP_ROWS = Tile::WARP_ROWS;
     constexpr u32 WARP_COLS = Tile::WARP_COLS, STAGES = Tile::STAGES;
     const T *const x = call.x, *const weight = call.weight, *const bias = call.bias;
@@ -172,6 +171,14 @@ __device__ __forceinline__ void mma_pipelined(const LinearCall& call) {
         weight_from += on;
     };
     begin_copies();
+    if (threadIdx.x < TILE_COLS) {
+        u32 row, col;
+        tile_at(blockIdx.x, row, col);
+        const u32 ahead = min((STAGES - 1) * TILE_IN, in - step0 * TILE_IN);
+        if (col + threadIdx.x < out)
+            prefetch_early(weight + u64(col + threadIdx.x) * in + step0 * TILE_IN, ahead * sizeof(T));
+    }
+    wait_for_previous();
 #pragma unroll
     for (u32 s = 0; s < STAGES - 1; s++) {
 #pragma unroll
