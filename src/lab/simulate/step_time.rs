@@ -372,16 +372,16 @@ mod tests {
             let work = Work { tokens, samples: tokens, decode_keys: keys, ..Work::default() };
             device.seconds(&work, &shape)
         };
-        // By hand: 32 x 218.1 M weights and 128256 x 4096 of the output projection, 2 bytes each, at 0.8 x 3.35 TB/s:
-        // 5.208 + 0.392 ms; 325 launches of 1.5 us and 0.5 ms of host; activations are 4 us.
-        approx::assert_abs_diff_eq!(step(1, 0), 6.59e-3, epsilon = 0.02e-3);
-        // 1000 keys of 128 KiB: 48.9 us.
-        approx::assert_abs_diff_eq!(step(1, 1000) - step(1, 0), 48.9e-6, epsilon = 0.1e-6);
-        // 8192 tokens of a prompt are bound by operations: 2 x 6.98e9 x 8192 / (0.65 x 989.4e12) = 177.8 ms. Activations
-        // are 8192 x 32 x 124,928 elements of 2 bytes: 24.4 ms; launches and host 1 ms.
+        // By hand: 32 x 218.1 M weights and 128256 x 4096 of the output projection, 2 bytes each, at 0.83 x 3.35
+        // TB/s: 5.020 + 0.378 ms; 325 launches of 3 us and 0.06 ms of host; activations are 4 us.
+        approx::assert_abs_diff_eq!(step(1, 0), 6.44e-3, epsilon = 0.02e-3);
+        // 1000 keys of 128 KiB: 47.1 us.
+        approx::assert_abs_diff_eq!(step(1, 1000) - step(1, 0), 47.1e-6, epsilon = 0.1e-6);
+        // 8192 tokens of a prompt are bound by operations: 2 x 6.98e9 x 8192 / (0.7 x 989.4e12) = 165.1 ms. Activations
+        // are 8192 x 32 x 124,928 elements of 2 bytes: 23.6 ms; launches and host 1 ms.
         let work = Work { tokens: 8192, chunk_keys: 8192, chunk_pairs: 8192 * 8193 / 2, ..Work::default() };
-        let attention = 4.0 * 32.0 * 4096.0 * work.chunk_pairs as f64 / (0.5 * 989.4e12);
-        approx::assert_relative_eq!(device.seconds(&work, &shape), 0.2032 + attention, max_relative = 0.005);
+        let attention = 4.0 * 32.0 * 4096.0 * work.chunk_pairs as f64 / (0.45 * 989.4e12);
+        approx::assert_relative_eq!(device.seconds(&work, &shape), 0.1897 + attention, max_relative = 0.005);
         assert!(StepTime::find("h100", &shape).unwrap().kv_blocks(16).unwrap() > 20_000);
     }
 
