@@ -26,8 +26,10 @@ use rand_chacha::ChaCha8Rng;
 fn setup() -> Setup {
     let steps = vec![(1, 1.0), (101, 11.0)];
     let (source, error) = (String::new(), String::new());
-    let (sample, decode_key, chunk_pair, after_pause, spread) = (0.0, 0.0, 0.0, 0.0, Vec::new());
-    let fitted = Fitted { source, error, steps, sample, decode_key, chunk_pair, after_pause, spread };
+    let (sample, decode_key, chunk_pair, spread) = (0.0, 0.0, 0.0, Vec::new());
+    let (after_pause, after_chunk) = (0.0, 0.0);
+    let fitted =
+        Fitted { source, error, steps, sample, decode_key, chunk_pair, after_pause, after_chunk, spread };
     let config = EngineConfig {
         max_num_batched_tokens: 16,
         max_num_seqs: 4,

@@ -21,16 +21,6 @@ pub struct Args {
     /// The file to write, TOML
     #[arg(long, value_name = "FILE.toml")]
     out: PathBuf,
-    #[command(flatten)]
-    measure: Measure,
-    #[command(flatten)]
-    engine: EngineOptions,
-}
-
-/// How to measure steps.
-#[derive(clap::Args)]
-#[command(next_help_heading = "Calibration")]
-pub struct Measure {
     /// How long to measure
     #[arg(long, value_name = "S", default_value_t = 45.0)]
     seconds: f64,
@@ -40,19 +30,8 @@ pub struct Measure {
     /// Most sequences at a time
     #[arg(long, value_name = "N", default_value_t = 32)]
     most: usize,
-}
-
-impl Measure {
-    /// These for a model of so many tokens a sequence.
-    ///
-    /// # Errors
-    /// If one of them cannot be.
-    pub fn for_limit(&self, limit: usize) -> Result<live::Calibration> {
-        ensure!(self.seconds > 0.0 && self.most > 0, "--seconds and --most are expected above 0");
-        let longest = self.longest.unwrap_or(limit / 4).min(limit);
-        ensure!(longest >= 8, "--longest is {longest}, expected at least 8");
-        Ok(live::Calibration { longest, most: self.most, seconds: self.seconds })
-    }
+    #[command(flatten)]
+    engine: EngineOptions,
 }
 
 /// Measures, fits, writes.
@@ -62,7 +41,10 @@ impl Measure {
 pub fn run(args: Args) -> Result<()> {
     let mut llm = LLM::new(args.engine.config()?)?;
     let (limit, vocabulary) = (llm.config().max_model_len, llm.files().config.vocab_size);
-    let calibration = args.measure.for_limit(limit)?;
+    ensure!(args.seconds > 0.0 && args.most > 0, "--seconds and --most are expected above 0");
+    let longest = args.longest.unwrap_or(limit / 4).min(limit);
+    ensure!(longest >= 8, "--longest is {longest}, expected at least 8");
+    let calibration = live::Calibration { longest, most: args.most, seconds: args.seconds };
     let machine = Machine::this();
     let model = llm.config().model.clone().unwrap_or_else(|| "the shipped model".into());
     let source = format!("{model}, {}, on {} ({} cores)", llm.describe(), machine.cpu, machine.cores);

@@ -25,8 +25,6 @@ use lathe::lab::simulate::{
 };
 use serde_json::json;
 
-use super::calibrate::Measure;
-
 /// Run scheduling policies on a request trace, on a virtual clock.
 ///
 /// The engine's own scheduler, block manager and prefix cache run unchanged; only the time of a step is modelled, by the
@@ -109,12 +107,13 @@ pub struct Args {
     #[arg(long, value_name = "F", num_args = 0..=1, default_missing_value = "0.9", conflicts_with_all = ["log", "replay", "report", "perfetto"])]
     knee: Option<f64>,
     /// Instead, run the same on the real engine in real time (--model is opened on this machine's CPU), and report how
-    /// far off the simulation is. Without --device, steps are measured before and after each run, as lathe calibrate does,
-    /// and fitted for that run
+    /// far off the simulation is. Without --device, steps of other requests like these are measured before and after each
+    /// run, and fitted for that run
     #[arg(long, conflicts_with_all = ["knee", "log", "replay", "report", "perfetto", "replicas"])]
     validate: bool,
-    #[command(flatten)]
-    measure: Measure,
+    /// With --validate: how long to measure steps before and after each run
+    #[arg(long, value_name = "S", default_value_t = 20.0, requires = "validate")]
+    seconds: f64,
     #[command(flatten)]
     engine: Engine,
 }

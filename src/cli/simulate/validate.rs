@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use lathe::config::EngineConfig;
 use lathe::lab::policies;
 use lathe::lab::simulate::{
@@ -11,6 +11,7 @@ use lathe::lab::simulate::{
     metrics::Results,
     step_time::{Fitted, StepTime, Work},
     trace::Trace,
+    workload::Arrivals,
 };
 use lathe::llm::LLM;
 use serde_json::json;
@@ -37,26 +38,32 @@ impl Args {
         let (policies, mut out) = (policies::all(), io::stdout().lock());
         let (mut within, mut lines) = ((0, 0), String::new());
         let off = |real: f64, simulated: f64| 100.0 * (simulated / real - 1.0);
+        ensure!(self.seconds > 0.0, "--seconds is {}, expected more than 0", self.seconds);
         // The speed of a machine that others use too drifts, and each process has its own luck with memory: steps are
-        // measured in this process, on both sides of each run, and never in it.
-        let mut calibration = self.measure.for_limit(llm.config().max_model_len)?;
-        calibration.seconds /= 2.0;
+        // measured in this process, on both sides of each run, and never in it. They are of other requests, but as many a
+        // second and as long: how fast a batch is also depends on what ran before it, and on how long nothing did.
         let mut seed = self.seed;
-        let mut measure = |llm: &mut LLM| {
+        let mut measure = |llm: &mut LLM, rate: f64| -> Result<live::Steps> {
             if self.device.is_some() {
                 return Ok(Vec::new());
             }
             seed += 1;
-            live::measure(llm.engine(), policies.make("chunked")?, vocabulary, calibration, seed)
+            let mut others = self.workload(Some(rate));
+            others.requests = Some((rate * self.seconds).ceil() as usize);
+            if others.arrivals == Arrivals::Trace {
+                others.arrivals = Arrivals::Poisson;
+            }
+            let others = others.make(trace, seed)?;
+            Ok(live::run(llm.engine(), policies.make("chunked")?, vocabulary, &others, setup.slo)?.1)
         };
-        let mut before = measure(&mut llm)?;
         for rate in rates {
             let made = self.workload(*rate).make(trace, self.seed)?;
             let rate = rate.unwrap_or_else(|| trace.rate());
+            let mut before = measure(&mut llm, rate)?;
             for name in names {
                 let (outcome, steps) =
                     live::run(llm.engine(), policies.make(name)?, vocabulary, &made, setup.slo)?;
-                let after = measure(&mut llm)?;
+                let after = measure(&mut llm, rate)?;
                 if self.device.is_none() {
                     let around: Vec<_> = before.iter().chain(&after).copied().collect();
                     setup.step_time = Arc::new(StepTime::Fitted(Fitted::fit(&around, String::new())?));

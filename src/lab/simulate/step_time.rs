@@ -24,6 +24,8 @@ pub struct Work {
     pub chunk_pairs: usize,
     /// 1 if the device had nothing to do before the step.
     pub after_pause: usize,
+    /// 1 if the step before it had chunks.
+    pub after_chunk: usize,
 }
 
 impl Work {
@@ -77,6 +79,9 @@ pub struct Fitted {
     /// Seconds more if the device had nothing to do before: threads wake up, caches are cold.
     #[serde(default)]
     pub after_pause: f64,
+    /// Seconds more after a step with chunks: their rows have taken the weights' place in the caches.
+    #[serde(default)]
+    pub after_chunk: f64,
     /// What the rest of the machine does to steps, from short ones to long. A simulated step draws of the last that begins
     /// no later than its modelled time.
     #[serde(default)]
@@ -232,6 +237,7 @@ impl Fitted {
             + self.decode_key * work.decode_keys as f64
             + self.chunk_pair * work.chunk_pairs as f64
             + self.after_pause * work.after_pause as f64
+            + self.after_chunk * work.after_chunk as f64
     }
 
     /// The [`Spread::shares`] of steps that are modelled to take so long.
@@ -274,12 +280,13 @@ impl Fitted {
         }
         // One column for each knot (how near the step is to it) and each other part of the work.
         let row = |work: &Work| {
-            let mut row = vec![0.0; knots.len() + 4];
+            let mut row = vec![0.0; knots.len() + 5];
             let at = knots.partition_point(|&knot| knot < work.tokens).clamp(1, knots.len() - 1);
             let (low, high) = (knots[at - 1] as f64, knots[at] as f64);
             let share = ((work.tokens as f64 - low) / (high - low)).clamp(0.0, 1.0);
             (row[at - 1], row[at]) = (1.0 - share, share);
-            let others = [work.samples, work.decode_keys, work.chunk_pairs, work.after_pause];
+            let others =
+                [work.samples, work.decode_keys, work.chunk_pairs, work.after_pause, work.after_chunk];
             row[knots.len()..].iter_mut().zip(others).for_each(|(cell, count)| *cell = count as f64);
             row
         };
@@ -306,6 +313,7 @@ impl Fitted {
             decode_key: others[1],
             chunk_pair: others[2],
             after_pause: others[3],
+            after_chunk: others[4],
             spread: Vec::new(),
         };
         let mut times: Vec<(f64, f64)> =
@@ -395,6 +403,7 @@ mod tests {
             decode_key: 1e-7,
             chunk_pair: 2e-8,
             after_pause: 3e-4,
+            after_chunk: 2e-4,
             spread: Vec::new(),
         };
         let works = (0..400usize).map(|i| Work {
@@ -404,6 +413,7 @@ mod tests {
             chunk_keys: 0,
             chunk_pairs: i * 37 % 5000,
             after_pause: i / 3 % 2,
+            after_chunk: i / 7 % 2,
         });
         // Every tenth step takes twice as long as it should, an eighth of those fitted: the model is of the others, the
         // spread of all.
@@ -415,6 +425,7 @@ mod tests {
             approx::assert_relative_eq!(got.median(work), want.median(work), max_relative = 0.02);
         }
         approx::assert_relative_eq!(got.decode_key, want.decode_key, max_relative = 0.05);
+        approx::assert_relative_eq!(got.after_chunk, want.after_chunk, max_relative = 0.05);
         assert!(got.error.starts_with("single steps off by 0."), "{}", got.error);
         let drawn = StepTime::Fitted(got.clone());
         let mut slow = 0;
