@@ -60,7 +60,7 @@ fn main() -> Result<()> {
     let (setup, mut policies) = (setup()?, policies::all());
     policies.add("in_time", || Box::<InTime>::default());
     for (file, rates) in
-        [("azure_conv_2000.csv", [10.0, 14.0, 20.0]), ("mooncake_conversation_500.jsonl", [1.0, 1.5, 2.5])]
+        [("azure_conv_2000.csv", [10.0, 14.0, 22.0]), ("mooncake_conversation_500.jsonl", [1.0, 1.5, 2.5])]
     {
         let trace = Trace::read(&folder.join(file))?;
         for rate in rates {
