@@ -59,7 +59,7 @@ pub fn html(rows: &[Row], about: &str, error: &str) -> String {
             let (title, x_label, y_label) = (title.into(), "requests/s offered".into(), y_label.into());
             Chart { title, x_label, y_label, log_x: false, log_y, series }.svg()
         };
-        charts.push(against_rate("Time to first token, p99", "seconds", true, &|r| Some(r.ttft?.p99)));
+        charts.push(against_rate("Time to first token, p99", "seconds, log scale", true, &|r| Some(r.ttft?.p99)));
         charts.push(against_rate("Time per output token, p99", "seconds", false, &|r| Some(r.tpot?.p99)));
         charts.push(against_rate("Within the SLO", "% of requests", false, &|r| Some(r.slo_share * 100.0)));
         charts.push(against_rate("Output", "tokens/s", false, &|r| Some(r.output_tokens_per_second)));
@@ -78,7 +78,7 @@ pub fn html(rows: &[Row], about: &str, error: &str) -> String {
         charts.push(
             Chart {
                 title: format!("{title}, at {most:.2} requests/s"),
-                x_label: "seconds".into(),
+                x_label: "seconds, log scale".into(),
                 y_label: "share of requests".into(),
                 log_x: true,
                 log_y: false,
