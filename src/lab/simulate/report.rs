@@ -59,7 +59,9 @@ pub fn html(rows: &[Row], about: &str, error: &str) -> String {
             let (title, x_label, y_label) = (title.into(), "requests/s offered".into(), y_label.into());
             Chart { title, x_label, y_label, log_x: false, log_y, series }.svg()
         };
-        charts.push(against_rate("Time to first token, p99", "seconds, log scale", true, &|r| Some(r.ttft?.p99)));
+        charts.push(against_rate("Time to first token, p99", "seconds, log scale", true, &|r| {
+            Some(r.ttft?.p99)
+        }));
         charts.push(against_rate("Time per output token, p99", "seconds", false, &|r| Some(r.tpot?.p99)));
         charts.push(against_rate("Within the SLO", "% of requests", false, &|r| Some(r.slo_share * 100.0)));
         charts.push(against_rate("Output", "tokens/s", false, &|r| Some(r.output_tokens_per_second)));
