@@ -30,6 +30,7 @@ impl Args {
         names: &[String],
         rates: &[Option<f64>],
     ) -> Result<()> {
+        ensure!(self.seconds > 0.0, "--seconds is {}, expected more than 0", self.seconds);
         let (model, num_kvcache_blocks) = (self.model.clone(), self.engine.num_kvcache_blocks);
         let mut llm = LLM::new(EngineConfig { model, num_kvcache_blocks, ..setup.config.clone() })?;
         let vocabulary = llm.files().config.vocab_size;
@@ -38,7 +39,6 @@ impl Args {
         let (policies, mut out) = (policies::all(), io::stdout().lock());
         let (mut within, mut lines) = ((0, 0), String::new());
         let off = |real: f64, simulated: f64| 100.0 * (simulated / real - 1.0);
-        ensure!(self.seconds > 0.0, "--seconds is {}, expected more than 0", self.seconds);
         // The speed of a machine that others use too drifts, and each process has its own luck with memory: steps are
         // measured in this process, on both sides of each run, and never in it. They are of other requests, but as many a
         // second and as long: how fast a batch is also depends on what ran before it, and on how long nothing did.

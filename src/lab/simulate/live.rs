@@ -21,8 +21,6 @@ struct Timed<'a> {
     engine: &'a mut Engine,
     /// Nothing ran since the latest step ended.
     paused: bool,
-    /// The latest step had chunks.
-    chunks: bool,
     steps: Steps,
     events: Vec<Event>,
 }
@@ -30,7 +28,7 @@ struct Timed<'a> {
 impl<'a> Timed<'a> {
     fn new(engine: &'a mut Engine, scheduler: Box<dyn Scheduler>) -> Self {
         engine.set_scheduler(scheduler);
-        Self { engine, paused: true, chunks: false, steps: Vec::new(), events: Vec::new() }
+        Self { engine, paused: true, steps: Vec::new(), events: Vec::new() }
     }
 
     fn step(&mut self) -> Result<()> {
@@ -38,11 +36,9 @@ impl<'a> Timed<'a> {
         self.events.clear();
         self.events.extend_from_slice(self.engine.step()?);
         let seconds = start.elapsed().as_secs_f64();
-        let mut work =
-            Work { after_pause: self.paused.into(), after_chunk: self.chunks.into(), ..Work::default() };
-        self.engine.computed().iter().for_each(|item| work.add(item));
-        self.steps.push((work, seconds));
-        (self.paused, self.chunks) = (false, work.chunk_keys > 0);
+        let before = self.steps.last().filter(|_| !self.paused).map(|(work, _)| work);
+        self.steps.push((Work::of(self.engine.computed(), before), seconds));
+        self.paused = false;
         Ok(())
     }
 
@@ -53,7 +49,7 @@ impl<'a> Timed<'a> {
         while start.elapsed().as_secs_f64() < seconds {
             std::hint::spin_loop();
         }
-        (self.paused, self.chunks) = (true, false);
+        self.paused = true;
     }
 }
 

@@ -60,18 +60,16 @@ struct Simulated {
     step_time: Arc<StepTime>,
     /// Whether the replica had nothing to do before this step.
     paused: Arc<AtomicBool>,
-    /// Whether the step before had chunks.
-    chunks: bool,
+    /// The latest step's.
+    work: Work,
     steps: u64,
 }
 
 impl Executor for Simulated {
     fn execute(&mut self, batch: &Batch<'_>, out: &mut StepResult) -> Result<()> {
         let paused = self.paused.swap(false, Relaxed);
-        let after_chunk = (self.chunks && !paused).into();
-        let mut work = Work { after_pause: paused.into(), after_chunk, ..Work::default() };
+        self.work = Work::of(batch.items, Some(&self.work).filter(|_| !paused));
         for item in batch.items {
-            work.add(item);
             if item.sample {
                 let seq = &batch.seqs[item.id];
                 // See `request`: the seed says how long the output is, and whose it is.
@@ -81,8 +79,7 @@ impl Executor for Simulated {
             }
         }
         self.steps += 1;
-        self.chunks = work.chunk_keys > 0;
-        out.virtual_seconds = self.step_time.draw(&work, xxh3(self.steps, &[]));
+        out.virtual_seconds = self.step_time.draw(&self.work, xxh3(self.steps, &[]));
         Ok(())
     }
 }
@@ -160,7 +157,7 @@ pub fn run(
         }
         let paused = Arc::new(AtomicBool::new(true));
         let (step_time, seen) = (setup.step_time.clone(), paused.clone());
-        let executor = Box::new(Simulated { step_time, paused: seen, chunks: false, steps: 0 });
+        let executor = Box::new(Simulated { step_time, paused: seen, work: Work::default(), steps: 0 });
         let mut engine = Engine::new(&setup.config, vocabulary.clone(), scheduler, executor)?;
         engine.set_clock(Clock::Virtual(0.0));
         replicas.push(Replica { engine, busy: false, paused, ending: 0, requests: Vec::new() });

@@ -29,17 +29,25 @@ pub struct Work {
 }
 
 impl Work {
-    /// Adds an item's.
-    pub fn add(&mut self, item: &Item) {
-        let end = item.start + item.tokens;
-        self.tokens += item.tokens;
-        self.samples += usize::from(item.sample);
-        if item.tokens == 1 {
-            self.decode_keys += end;
-        } else {
-            self.chunk_keys += end;
-            self.chunk_pairs += item.tokens * item.start + item.tokens * (item.tokens + 1) / 2;
+    /// Of a step, after another one or, if the device had nothing to do before it, after none.
+    pub fn of(items: &[Item], before: Option<&Self>) -> Self {
+        let mut work = Self {
+            after_pause: before.is_none().into(),
+            after_chunk: before.is_some_and(|before| before.chunk_keys > 0).into(),
+            ..Self::default()
+        };
+        for item in items {
+            let end = item.start + item.tokens;
+            work.tokens += item.tokens;
+            work.samples += usize::from(item.sample);
+            if item.tokens == 1 {
+                work.decode_keys += end;
+            } else {
+                work.chunk_keys += end;
+                work.chunk_pairs += item.tokens * item.start + item.tokens * (item.tokens + 1) / 2;
+            }
         }
+        work
     }
 }
 
@@ -280,14 +288,14 @@ impl Fitted {
         }
         // One column for each knot (how near the step is to it) and each other part of the work.
         let row = |work: &Work| {
-            let mut row = vec![0.0; knots.len() + 5];
+            let mut row = vec![0.0; knots.len()];
             let at = knots.partition_point(|&knot| knot < work.tokens).clamp(1, knots.len() - 1);
             let (low, high) = (knots[at - 1] as f64, knots[at] as f64);
             let share = ((work.tokens as f64 - low) / (high - low)).clamp(0.0, 1.0);
             (row[at - 1], row[at]) = (1.0 - share, share);
             let others =
                 [work.samples, work.decode_keys, work.chunk_pairs, work.after_pause, work.after_chunk];
-            row[knots.len()..].iter_mut().zip(others).for_each(|(cell, count)| *cell = count as f64);
+            row.extend(others.map(|count| count as f64));
             row
         };
         let rows: Vec<(Vec<f64>, f64)> = fitted
